@@ -1,0 +1,94 @@
+// Package errs has the error types that cross Temporal: a name that workflows,
+// the command line and metrics can tell apart, and whether retrying can help.
+package errs
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+)
+
+// The types, as they stand in workflow history. They never change their meaning.
+const (
+	// TypeInvalid: what the person gave is wrong; nothing was changed.
+	TypeInvalid = "Invalid"
+	// TypeNotFound: a revision, cluster or object that was named is not there.
+	TypeNotFound = "NotFound"
+	// TypeConflict: something else owns or changes what is to be changed.
+	TypeConflict = "Conflict"
+	// TypeHeld: the pipeline is held after a rollback.
+	TypeHeld = "Held"
+	// TypeDenied: the credentials are wrong, expired or lack a permission.
+	TypeDenied = "Denied"
+	// TypeUntrusted: a certificate does not verify against the configured CA.
+	TypeUntrusted = "Untrusted"
+	// TypeUnavailable: it may work later; retried until a deadline.
+	TypeUnavailable = "Unavailable"
+	// TypeDeadline: waited as long as allowed; the message says for what.
+	TypeDeadline = "Deadline"
+	// TypeFailed: the cluster answered with a failure that waiting does not mend.
+	TypeFailed = "Failed"
+)
+
+func final(kind string, cause error, format string, args ...any) error {
+	return temporal.NewNonRetryableApplicationError(fmt.Sprintf(format, args...), kind, cause)
+}
+
+// Invalid says that the input is wrong: what, where, and what to do.
+func Invalid(format string, args ...any) error { return final(TypeInvalid, nil, format, args...) }
+
+// NotFound says that a thing that was named does not exist.
+func NotFound(format string, args ...any) error { return final(TypeNotFound, nil, format, args...) }
+
+// Conflict says that something else owns what was to be changed.
+func Conflict(format string, args ...any) error { return final(TypeConflict, nil, format, args...) }
+
+// Held says that the pipeline is held after a rollback.
+func Held(format string, args ...any) error { return final(TypeHeld, nil, format, args...) }
+
+// Denied says that credentials are wrong, expired, or lack a permission.
+func Denied(format string, args ...any) error { return final(TypeDenied, nil, format, args...) }
+
+// Untrusted says that a certificate does not verify.
+func Untrusted(format string, args ...any) error { return final(TypeUntrusted, nil, format, args...) }
+
+// Deadline says that the allowed wait is over.
+func Deadline(format string, args ...any) error { return final(TypeDeadline, nil, format, args...) }
+
+// Failed says that the other side answered with a lasting failure.
+func Failed(format string, args ...any) error { return final(TypeFailed, nil, format, args...) }
+
+// Unavailable says that it may work later. It is the only retryable one.
+func Unavailable(format string, args ...any) error {
+	return temporal.NewApplicationError(fmt.Sprintf(format, args...), TypeUnavailable)
+}
+
+// UnavailableAfter is Unavailable with the delay that the other side asked for.
+func UnavailableAfter(after time.Duration, format string, args ...any) error {
+	return temporal.NewApplicationErrorWithOptions(fmt.Sprintf(format, args...), TypeUnavailable,
+		temporal.ApplicationErrorOptions{NextRetryDelay: after})
+}
+
+// TypeOf returns the type of err, also through activity and workflow errors,
+// or "" where it has none.
+func TypeOf(err error) string {
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		return app.Type()
+	}
+	return ""
+}
+
+// Message returns the innermost message that was meant for people.
+func Message(err error) string {
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		return app.Message()
+	}
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

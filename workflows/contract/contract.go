@@ -1,0 +1,282 @@
+package contract
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+
+	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/activities/source"
+	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/rancher"
+)
+
+// DefaultTaskQueue is where the daemon polls unless it is told otherwise.
+const DefaultTaskQueue = "portcullis"
+
+// Workflow types, as registered.
+const (
+	RolloutWorkflow   = "Rollout"
+	PromoteWorkflow   = "PromoteEnvironment"
+	VerifyWorkflow    = "VerifyClusters"
+	PlanWorkflow      = "PlanRollout"
+	ProbeWorkflow     = "Probe"
+	InventoryWorkflow = "Inventory"
+	AgentWorkflow     = "Agent"
+)
+
+// RolloutID is the workflow ID of a pipeline's rollout: a second one is refused by Temporal.
+func RolloutID(pipeline string) string { return "rollout/" + pipeline }
+
+// PromoteID is the workflow ID of one environment's promotion.
+func PromoteID(pipeline, environment string) string {
+	return "promote/" + pipeline + "/" + environment
+}
+
+// VerifyID is the workflow ID of one batch of measurements in a promotion.
+func VerifyID(pipeline, environment, phase string, batch int) string {
+	return fmt.Sprintf("verify/%s/%s/%s/%d", pipeline, environment, phase, batch)
+}
+
+// Search attributes that the daemon registers at start.
+var (
+	AttrPipeline    = temporal.NewSearchAttributeKeyKeyword("PortcullisPipeline")
+	AttrEnvironment = temporal.NewSearchAttributeKeyKeyword("PortcullisEnvironment")
+	AttrRevision    = temporal.NewSearchAttributeKeyKeyword("PortcullisRevision")
+	AttrState       = temporal.NewSearchAttributeKeyKeyword("PortcullisState")
+)
+
+// Messages to a Rollout. Decisions are Updates; reading is a Query.
+const (
+	// UpdatePlanned waits until the plan is made and returns it (type RolloutPlan), or the error that ended the rollout.
+	UpdatePlanned = "planned"
+	// UpdateApprove and UpdateReject take a Decision; UpdatePause, UpdateResume and UpdateAbort take an Order.
+	UpdateApprove = "approve"
+	UpdateReject  = "reject"
+	UpdatePause   = "pause"
+	UpdateResume  = "resume"
+	UpdateAbort   = "abort"
+	// QueryStatus returns a RolloutStatus from a Rollout and a PromoteStatus from a PromoteEnvironment.
+	QueryStatus = "status"
+	// SignalPause and SignalResume go from a Rollout to its PromoteEnvironment.
+	SignalPause  = "pause"
+	SignalResume = "resume"
+)
+
+// Mode of a Rollout.
+type Mode string
+
+const (
+	ModePromote Mode = "promote"
+	// ModeRollback goes back, by hand, to the previous verified revision or to To.
+	ModeRollback Mode = "rollback"
+)
+
+// RolloutInput starts a Rollout.
+type RolloutInput struct {
+	Pipeline Pipeline `json:"pipeline"`
+	Mode     Mode     `json:"mode,omitempty"`
+	// Ref is a full commit, a tag or a branch; empty means the branch's head.
+	Ref string `json:"ref,omitempty"`
+	// StartedBy is who asked; it is recorded, not authenticated, by the command line.
+	StartedBy     string `json:"startedBy"`
+	AfterRollback bool   `json:"afterRollback,omitempty"`
+	// Environments limits a rollback; empty means all.
+	Environments []string `json:"environments,omitempty"`
+	// Reason is why, for a rollback by hand.
+	Reason string `json:"reason,omitempty"`
+	// Carried is set by continue-as-new only.
+	Carried *RolloutState `json:"carried,omitempty"`
+}
+
+// RolloutPlan is what a rollout will do, decided before anything is written.
+type RolloutPlan struct {
+	Pipeline   string            `json:"pipeline"`
+	Revision   source.Revision   `json:"revision"`
+	Inspection source.Inspection `json:"inspection"`
+	Plan       deliver.Plan      `json:"plan"`
+	PlannedAt  time.Time         `json:"plannedAt"`
+}
+
+// State of a rollout or of an environment in it.
+type State string
+
+const (
+	StatePlanning    State = "planning"
+	StatePending     State = "pending"
+	StateApproval    State = "awaiting-approval"
+	StatePaused      State = "paused"
+	StateBaseline    State = "baseline"
+	StateStaging     State = "staging"
+	StateReleasing   State = "releasing"
+	StateSettling    State = "settling"
+	StateVerifying   State = "verifying"
+	StateSoaking     State = "soaking"
+	StateRollingBack State = "rolling-back"
+
+	StateVerified   State = "verified"    // end: intent holds on the wire everywhere
+	StateRolledBack State = "rolled-back" // end: the gate failed and the way back was walked
+	StateRejected   State = "rejected"    // end: a person said no before the environment was entered
+	StateAborted    State = "aborted"     // end: a person ended it before anything was written
+	StateFailed     State = "failed"      // end: refused or failed before anything was written
+)
+
+// RolloutState is what survives continue-as-new, and with it what a query returns.
+type RolloutState struct {
+	State        State              `json:"state"`
+	Reason       string             `json:"reason,omitempty"`
+	Mode         Mode               `json:"mode"`
+	StartedBy    string             `json:"startedBy"`
+	StartedAt    time.Time          `json:"startedAt"`
+	FirstRun     string             `json:"firstRun"`
+	Plan         *RolloutPlan       `json:"plan,omitempty"`
+	Environments []EnvironmentState `json:"environments"`
+	Current      int                `json:"current"`
+	Paused       *Order             `json:"paused,omitempty"`
+	Gate         *GateState         `json:"gate,omitempty"`
+	Log          []LogEntry         `json:"log,omitempty"`
+}
+
+// EnvironmentState is one environment's line in the status.
+type EnvironmentState struct {
+	Name   string         `json:"name"`
+	State  State          `json:"state"`
+	Result *PromoteResult `json:"result,omitempty"`
+}
+
+// GateState is an approval gate that waits.
+type GateState struct {
+	Environment string     `json:"environment"`
+	Required    int        `json:"required"`
+	Evidence    Evidence   `json:"evidence"`
+	Votes       []Decision `json:"votes,omitempty"`
+	Since       time.Time  `json:"since"`
+	Deadline    time.Time  `json:"deadline,omitzero"`
+}
+
+// Evidence is what an approver approves. Hash is over the rest.
+type Evidence struct {
+	Revision    string `json:"revision"`
+	Environment string `json:"environment"`
+	PlanHash    string `json:"planHash"`
+	// Changes are the files that differ from what the environment has now.
+	Changes []source.Change `json:"changes,omitempty"`
+	// Passed maps each earlier environment to its evidence hash.
+	Passed map[string]string `json:"passed,omitempty"`
+	// Baseline maps each cluster of this environment to the hash of its flows before the change.
+	Baseline map[string]string `json:"baseline,omitempty"`
+	Hash     string            `json:"hash"`
+}
+
+// Decision is one vote.
+type Decision struct {
+	By  string `json:"by"`
+	Why string `json:"why,omitempty"`
+	// Evidence is the hash that was seen; a prefix of at least 12 characters is accepted.
+	Evidence string    `json:"evidence,omitempty"`
+	At       time.Time `json:"at,omitzero"`
+}
+
+// Order is a pause, resume or abort: who and why.
+type Order struct {
+	By  string    `json:"by"`
+	Why string    `json:"why,omitempty"`
+	At  time.Time `json:"at,omitzero"`
+}
+
+// LogEntry is one line of the rollout's story.
+type LogEntry struct {
+	At          time.Time `json:"at"`
+	Environment string    `json:"environment,omitempty"`
+	Message     string    `json:"message"`
+}
+
+// RolloutStatus answers QueryStatus.
+type RolloutStatus struct {
+	Pipeline string `json:"pipeline"`
+	RolloutState
+}
+
+// RolloutResult is the result of a Rollout.
+type RolloutResult struct {
+	Pipeline     string             `json:"pipeline"`
+	Mode         Mode               `json:"mode"`
+	Revision     string             `json:"revision"`
+	State        State              `json:"state"`
+	Reason       string             `json:"reason,omitempty"`
+	Environments []EnvironmentState `json:"environments"`
+	Log          []LogEntry         `json:"log,omitempty"`
+	StartedAt    time.Time          `json:"startedAt"`
+	FinishedAt   time.Time          `json:"finishedAt"`
+}
+
+// PromoteInput starts a PromoteEnvironment.
+type PromoteInput struct {
+	Pipeline    Pipeline                `json:"pipeline"`
+	Environment rancher.Environment     `json:"environment"`
+	Plan        deliver.EnvironmentPlan `json:"plan"`
+	Namespace   string                  `json:"namespace"`
+	Commit      string                  `json:"commit"`
+	Rollout     string                  `json:"rollout"`
+	// RollbackOnly skips the way forward: the units are restored and compared.
+	RollbackOnly bool   `json:"rollbackOnly,omitempty"`
+	Reason       string `json:"reason,omitempty"`
+	// Baseline is what was measured before, where the rollout already did.
+	Baseline map[string]probes.Evidence `json:"baseline,omitempty"`
+}
+
+// PromoteStatus answers QueryStatus of a PromoteEnvironment.
+type PromoteStatus struct {
+	Environment string       `json:"environment"`
+	State       State        `json:"state"`
+	Wave        string       `json:"wave,omitempty"`
+	Unit        string       `json:"unit,omitempty"`
+	Paused      bool         `json:"paused,omitempty"`
+	SoakUntil   time.Time    `json:"soakUntil,omitzero"`
+	Clusters    []ClusterRow `json:"clusters"`
+	Log         []LogEntry   `json:"log,omitempty"`
+}
+
+// ClusterRow is one cluster's line.
+type ClusterRow struct {
+	Cluster string `json:"cluster"`
+	Wave    string `json:"wave,omitempty"`
+	// State is pending, staged, live, verified, failed, rolled-back.
+	State    string `json:"state"`
+	Pairs    int    `json:"pairs,omitempty"`
+	Failing  int    `json:"failing,omitempty"`
+	Evidence string `json:"evidence,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// PromoteResult is the result of a PromoteEnvironment.
+type PromoteResult struct {
+	Environment string `json:"environment"`
+	// State is verified, rolled-back, aborted or failed.
+	State  State  `json:"state"`
+	Reason string `json:"reason,omitempty"`
+	// Evidence is the hash over the clusters' evidence and manifests.
+	Evidence string          `json:"evidence,omitempty"`
+	Clusters []ClusterRow    `json:"clusters"`
+	Rollback *RollbackResult `json:"rollback,omitempty"`
+	// Touched is true when any GitRepo was written.
+	Touched bool       `json:"touched"`
+	Log     []LogEntry `json:"log,omitempty"`
+	// LiveAt and VerdictAt frame the orchestration's own time; ProbeTime is what probes took of it.
+	LiveAt    time.Time     `json:"liveAt,omitzero"`
+	VerdictAt time.Time     `json:"verdictAt,omitzero"`
+	ProbeTime time.Duration `json:"probeTime,omitempty"`
+}
+
+// RollbackResult says what was put back, and what of it was proven.
+type RollbackResult struct {
+	// Kind is last-verified, before-portcullis or absent; the weakest where units differ.
+	Kind     rancher.RestoreKind `json:"kind"`
+	Revision string              `json:"revision,omitempty"`
+	// Live is true when Fleet has it live everywhere; Proven when the probes
+	// found the same flows as before the change.
+	Live   bool   `json:"live"`
+	Proven bool   `json:"proven"`
+	Detail string `json:"detail,omitempty"`
+}
