@@ -1,0 +1,3 @@
+module portcullis.dev/portcullis/deploy/lab
+
+go 1.26.0
