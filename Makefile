@@ -1,0 +1,95 @@
+# Portcullis. `make help` lists every target.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X portcullis.dev/portcullis/cmd/internal/cli.version=$(VERSION) -X portcullis.dev/portcullis/cmd/internal/cli.commit=$(COMMIT)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+LAB     := bin/lab
+
+# Modules of this repository that are tested; the lab's components only build other projects' programs.
+UNIT_MODULES := . deploy/lab
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Build
+.PHONY: build build-dev build-lab
+build: ## Build bin/portcullis
+	$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/portcullis ./cmd/portcullis
+
+build-dev: ## Build bin/portcullis-dev (the same, with Temporal's server and UI inside)
+	cd cmd/portcullis-dev && $(GOBUILD) -ldflags '$(LDFLAGS)' -o ../../bin/portcullis-dev .
+
+build-lab: ## Build bin/lab
+	cd deploy/lab && $(GOBUILD) -ldflags '-s -w' -o ../../bin/lab .
+
+##@ The lab: real clusters on this machine (needs root)
+.PHONY: lab-build lab-up lab-status lab-down lab-kubeconfig
+lab-build: build-lab ## Build Kubernetes, Calico, Fleet, etcd and CoreDNS for the lab (long the first time)
+	$(LAB) build
+
+lab-up: build-lab ## Start the lab: management, dev, staging and prod clusters
+	$(LAB) up
+
+lab-status: build-lab ## Show the lab's clusters, nodes and resources
+	$(LAB) status
+
+lab-down: build-lab ## Remove everything that the lab made, also after a crash
+	$(LAB) down
+
+lab-kubeconfig: build-lab ## Print the path of a kubeconfig: make lab-kubeconfig CLUSTER=dev
+	@$(LAB) kubeconfig $(CLUSTER)
+
+##@ See it work
+.PHONY: demo demo-down
+demo: build-lab ## Start the lab and Portcullis, promote a good revision, stop two bad ones, leave all up to look at
+	$(LAB) build
+	$(MAKE) --no-print-directory build build-dev
+	cd deploy/lab && $(GOBUILD) -o ../../bin/demo ./demo
+	bin/demo
+
+demo-down: build-lab ## Remove the demo and the lab
+	$(LAB) down
+
+##@ Test
+.PHONY: test test-unit test-e2e bench fuzz
+test: test-unit test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
+
+test-unit: ## Unit, property, workflow and replay tests, with the race detector
+	@for m in $(UNIT_MODULES); do echo "== $$m"; (cd $$m && go vet ./... && go test -race -timeout 10m $$(go list ./... | grep -v /e2e)); done
+
+test-e2e: build-lab ## End-to-end tests on the lab (starts it, and takes it down again)
+	$(LAB) build
+	$(MAKE) --no-print-directory build build-dev
+	cd deploy/lab && go test -count=1 -timeout 60m -v ./e2e
+
+bench: build-lab ## Measure the figures of docs/figures.md, each beside what it is compared with
+	$(LAB) build
+	$(MAKE) --no-print-directory build build-dev
+	cd deploy/lab && go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./bench
+
+fuzz: ## Fuzz each parser for a short while
+	@set -e; for t in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$t/*_test.go | cut -c6-); do echo "== $$t $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime 20s ./$$t; done; done
+
+##@ Care
+.PHONY: fmt vet lint vulncheck record
+fmt: ## Format all Go files
+	gofmt -w $$(git ls-files '*.go')
+
+vet: ## Vet every module
+	@for m in $(UNIT_MODULES) cmd/portcullis-dev; do (cd $$m && go vet ./...); done
+
+lint: vet ## gofmt, vet and staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go run honnef.co/go/tools/cmd/staticcheck@2026.1 ./...
+
+vulncheck: ## Look for known vulnerabilities (needs the public vulnerability database)
+	go run golang.org/x/vuln/cmd/govulncheck@latest ./...
+
+record: build-dev ## Record the workflow histories that the replay tests use
+	go test -count=1 ./workflows/replay -run TestRecord -record
