@@ -128,6 +128,9 @@ type Before struct {
 	OriginalSpec []byte `json:"originalSpec,omitempty"`
 	// VerifiedAt is when Revision was verified.
 	VerifiedAt time.Time `json:"verifiedAt,omitzero"`
+	// Current is the commit that the GitRepo is pinned to at planning, or that
+	// Fleet reports where it follows a branch; empty when there is none.
+	Current string `json:"current,omitempty"`
 	// Previous is the verified revision before Revision, for `rollout rollback`.
 	Previous string `json:"previous,omitempty"`
 }

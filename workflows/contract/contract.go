@@ -8,7 +8,6 @@ import (
 
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/source"
-	"portcullis.dev/portcullis/probes"
 	"portcullis.dev/portcullis/rancher"
 )
 
@@ -24,6 +23,7 @@ const (
 	ProbeWorkflow     = "Probe"
 	InventoryWorkflow = "Inventory"
 	AgentWorkflow     = "Agent"
+	HoldWorkflow      = "Hold"
 )
 
 // RolloutID is the workflow ID of a pipeline's rollout: a second one is refused by Temporal.
@@ -62,7 +62,12 @@ const (
 	// SignalPause and SignalResume go from a Rollout to its PromoteEnvironment.
 	SignalPause  = "pause"
 	SignalResume = "resume"
+	// SignalStop carries the reason (a string) of a cancellation that follows.
+	SignalStop = "stop"
 )
+
+// MinEvidence is how many characters of an evidence hash a vote must give.
+const MinEvidence = 12
 
 // Mode of a Rollout.
 type Mode string
@@ -86,8 +91,10 @@ type RolloutInput struct {
 	Environments []string `json:"environments,omitempty"`
 	// Reason is why, for a rollback by hand.
 	Reason string `json:"reason,omitempty"`
-	// Carried is set by continue-as-new only.
-	Carried *RolloutState `json:"carried,omitempty"`
+	// Carried is set by continue-as-new only, and so is Baselines: per
+	// environment, what was measured before the change.
+	Carried   *RolloutState              `json:"carried,omitempty"`
+	Baselines map[string][]BaselineBatch `json:"baselines,omitempty"`
 }
 
 // RolloutPlan is what a rollout will do, decided before anything is written.
@@ -107,6 +114,7 @@ const (
 	StatePending     State = "pending"
 	StateApproval    State = "awaiting-approval"
 	StatePaused      State = "paused"
+	StatePromoting   State = "promoting" // of a rollout: an environment's PromoteEnvironment runs
 	StateBaseline    State = "baseline"
 	StateStaging     State = "staging"
 	StateReleasing   State = "releasing"
@@ -118,7 +126,7 @@ const (
 	StateVerified   State = "verified"    // end: intent holds on the wire everywhere
 	StateRolledBack State = "rolled-back" // end: the gate failed and the way back was walked
 	StateRejected   State = "rejected"    // end: a person said no before the environment was entered
-	StateAborted    State = "aborted"     // end: a person ended it before anything was written
+	StateAborted    State = "aborted"     // end: a person ended it; what it was in was not written
 	StateFailed     State = "failed"      // end: refused or failed before anything was written
 )
 
@@ -222,8 +230,34 @@ type PromoteInput struct {
 	// RollbackOnly skips the way forward: the units are restored and compared.
 	RollbackOnly bool   `json:"rollbackOnly,omitempty"`
 	Reason       string `json:"reason,omitempty"`
+	// Target is, for a rollback by hand, the revision that is gone back to. It is
+	// recorded as verified once the requirements were seen to hold on it.
+	Target string `json:"target,omitempty"`
 	// Baseline is what was measured before, where the rollout already did.
-	Baseline map[string]probes.Evidence `json:"baseline,omitempty"`
+	Baseline []BaselineBatch `json:"baseline,omitempty"`
+	// KeepBaseline asks for the baseline in the result, for a later rollback.
+	KeepBaseline bool `json:"keepBaseline,omitempty"`
+	// Carried is set by continue-as-new only.
+	Carried *PromoteState `json:"carried,omitempty"`
+}
+
+// PromoteState is what of a PromoteEnvironment survives continue-as-new.
+type PromoteState struct {
+	State State `json:"state"`
+	// Step is the next step of the walk (units, soaks, marks).
+	Step int `json:"step"`
+	// Touched are the indexes of the units that were, or may have been, written, in order.
+	Touched []int  `json:"touched,omitempty"`
+	Paused  *Order `json:"paused,omitempty"`
+	// Ending is the reason of the rollback that has begun, or empty.
+	Ending    string                       `json:"ending,omitempty"`
+	Clusters  []ClusterRow                 `json:"clusters"`
+	Manifests map[string]map[string]string `json:"manifests,omitempty"`
+	Baseline  []BaselineBatch              `json:"baseline,omitempty"`
+	Log       []LogEntry                   `json:"log,omitempty"`
+	LiveAt    time.Time                    `json:"liveAt,omitzero"`
+	VerdictAt time.Time                    `json:"verdictAt,omitzero"`
+	ProbeTime time.Duration                `json:"probeTime,omitempty"`
 }
 
 // PromoteStatus answers QueryStatus of a PromoteEnvironment.
@@ -260,9 +294,11 @@ type PromoteResult struct {
 	Evidence string          `json:"evidence,omitempty"`
 	Clusters []ClusterRow    `json:"clusters"`
 	Rollback *RollbackResult `json:"rollback,omitempty"`
-	// Touched is true when any GitRepo was written.
+	// Touched is true when any GitRepo was, or may have been, written.
 	Touched bool       `json:"touched"`
 	Log     []LogEntry `json:"log,omitempty"`
+	// Baseline is there only when PromoteInput.KeepBaseline asked for it.
+	Baseline []BaselineBatch `json:"baseline,omitempty"`
 	// LiveAt and VerdictAt frame the orchestration's own time; ProbeTime is what probes took of it.
 	LiveAt    time.Time     `json:"liveAt,omitzero"`
 	VerdictAt time.Time     `json:"verdictAt,omitzero"`
@@ -275,7 +311,8 @@ type RollbackResult struct {
 	Kind     rancher.RestoreKind `json:"kind"`
 	Revision string              `json:"revision,omitempty"`
 	// Live is true when Fleet has it live everywhere; Proven when the probes
-	// found the same flows as before the change.
+	// found the same flows as before the change or, for a rollback by hand, that
+	// the pipeline's requirements hold.
 	Live   bool   `json:"live"`
 	Proven bool   `json:"proven"`
 	Detail string `json:"detail,omitempty"`

@@ -1,0 +1,21 @@
+package contract
+
+// Activity names, as registered and as they stand in history.
+const (
+	ActResolve = "source.Resolve"
+	ActInspect = "source.Inspect"
+
+	ActClusters     = "deliver.Clusters"
+	ActPlan         = "deliver.Plan"
+	ActStage        = "deliver.Stage"
+	ActRelease      = "deliver.Release"
+	ActSettle       = "deliver.Settle"
+	ActRestore      = "deliver.Restore"
+	ActMarkVerified = "deliver.MarkVerified"
+	ActHold         = "deliver.Hold"
+
+	ActEnsureAgent = "verify.EnsureAgent"
+	ActRemoveAgent = "verify.RemoveAgent"
+	ActAgentStatus = "verify.AgentStatus"
+	ActMeasure     = "verify.Measure"
+)
