@@ -1,0 +1,84 @@
+package config
+
+import (
+	"os"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/rancher"
+	"portcullis.dev/portcullis/workflows/contract"
+)
+
+// LoadPipeline reads, completes and validates a pipeline file. What is wrong in
+// the file comes as Errors; other errors are about reading it.
+func LoadPipeline(file string) (contract.Pipeline, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return contract.Pipeline{}, err
+	}
+	return ParsePipeline(file, data)
+}
+
+// ParsePipeline is LoadPipeline on bytes; file is for messages alone.
+func ParsePipeline(file string, data []byte) (contract.Pipeline, error) {
+	var p contract.Pipeline
+	d, err := decode(file, data, &p)
+	if err != nil {
+		return contract.Pipeline{}, err
+	}
+	validatePipeline(d, &p)
+	if err := d.found.sorted(); err != nil {
+		return contract.Pipeline{}, err
+	}
+	SetPipelineDefaults(&p)
+	return p, nil
+}
+
+// SetPipelineDefaults fills in what the file left out. It is the only place
+// where a pipeline's defaults are decided.
+func SetPipelineDefaults(p *contract.Pipeline) {
+	if p.Spec.Rollback.Scope == "" {
+		p.Spec.Rollback.Scope = contract.ScopeEnvironment
+	}
+	for i := range p.Spec.Environments {
+		gate := &p.Spec.Environments[i].Gate
+		if gate.SettleTimeout.Duration == 0 {
+			gate.SettleTimeout = metav1.Duration{Duration: rancher.DefaultSettleTimeout}
+		}
+	}
+	for i := range p.Spec.Probes {
+		setProtocol(&p.Spec.Probes[i].To)
+	}
+	setTimings(&p.Spec.ProbeTimings)
+}
+
+func setProtocol(to *probes.To) {
+	switch {
+	case to.Protocol != "":
+	case to.DNS != "":
+		to.Protocol = probes.DNS
+	case to.HTTPPath != "":
+		to.Protocol = probes.HTTP
+	default:
+		to.Protocol = probes.TCP
+	}
+}
+
+func setTimings(s *probes.Settings) {
+	if s.Timeout.Duration == 0 {
+		s.Timeout.Duration = probes.DefaultTimeout
+	}
+	if s.Settle.Duration == 0 {
+		s.Settle.Duration = probes.DefaultSettle
+	}
+	if s.Consecutive == 0 {
+		s.Consecutive = probes.DefaultConsecutive
+	}
+	if s.Deadline.Duration == 0 {
+		s.Deadline.Duration = probes.DefaultDeadline
+	}
+	if s.Interval.Duration == 0 {
+		s.Interval.Duration = probes.DefaultInterval
+	}
+}
