@@ -1,0 +1,157 @@
+// Package daemon is `portcullis server`: it connects Rancher, Temporal and the
+// worker, tells whether it is ready, and ends in order. What must survive it is
+// in Temporal, Git or the management cluster.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+
+	"portcullis.dev/portcullis/cmd/internal/config"
+	"portcullis.dev/portcullis/cmd/internal/connect"
+)
+
+// Rancher is what the daemon itself does with Rancher; the activities do the rest.
+type Rancher interface {
+	// Check sees that Rancher is there and that the token and the CA are right.
+	Check(ctx context.Context) error
+	// Start starts the shared caches and waits until they are in step. It can be tried again.
+	Start(ctx context.Context) error
+}
+
+// Parts are what the daemon is put together from.
+type Parts struct {
+	Rancher Rancher
+	// Register puts workflows and activities on the worker.
+	Register func(worker.Registry)
+	// Collectors are the activities' own metrics.
+	Collectors []prometheus.Collector
+}
+
+// Options of a daemon.
+type Options struct {
+	Config config.Server
+	// APIKey for Temporal goes before the configuration's file.
+	APIKey string
+	// Version is told in the User-Agent and the worker's identity.
+	Version string
+	Logger  *slog.Logger
+
+	// Injected dependencies; nil takes the real one.
+
+	// Build makes the parts; it must not talk to anything.
+	Build func(cfg config.Server, version string) (*Parts, error)
+	// Dial connects to Temporal.
+	Dial func(ctx context.Context, o client.Options) (client.Client, error)
+	// Backoff between attempts to reach what is down.
+	Backoff Backoff
+}
+
+// Daemon is one process of `portcullis server`.
+type Daemon struct {
+	opts    Options
+	parts   *Parts
+	metrics *metrics
+	ready   readiness
+	stop    context.CancelFunc
+	stopped context.Context
+}
+
+// readiness is what /readyz tells.
+type readiness struct{ rancher, temporal atomic.Bool }
+
+// shutdownTimeout is how long activities may take to end when the daemon stops.
+// They are told at once; what does not end is tried again by another worker.
+const shutdownTimeout = 20 * time.Second
+
+// New puts a daemon together. It reads files and talks to nothing.
+func New(o Options) (*Daemon, error) {
+	if o.Build == nil {
+		o.Build = build
+	}
+	if o.Dial == nil {
+		o.Dial = connect.Dial
+	}
+	if o.Backoff == (Backoff{}) {
+		o.Backoff = Backoff{First: 500 * time.Millisecond, Most: 10 * time.Second}
+	}
+	parts, err := o.Build(o.Config, o.Version)
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(o.Config.Metrics.Listen != "", parts.Collectors)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{opts: o, parts: parts, metrics: m}
+	d.stopped, d.stop = context.WithCancel(context.Background())
+	return d, nil
+}
+
+// Stop makes Run end in order and return nil. It does not wait for that.
+func (d *Daemon) Stop() { d.stop() }
+
+// Run works until ctx ends or Stop is called, and then returns nil. It returns
+// an error when the daemon cannot do its work until a person changes something:
+// credentials that are refused, a certificate that does not verify, a port that
+// is taken. What is merely down is waited for.
+func (d *Daemon) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.stopped, cancel)()
+
+	listener, err := d.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer listener.close()
+
+	broken := make(chan error, 2)
+	if err := d.openRancher(ctx, broken); err != nil {
+		return ended(ctx, err)
+	}
+	temporal, err := d.openTemporal(ctx)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	defer temporal.Close()
+	if err := d.registerSearchAttributes(ctx, temporal); err != nil {
+		return ended(ctx, err)
+	}
+	return d.work(ctx, temporal, broken)
+}
+
+// work runs the worker until ctx ends or something breaks for good.
+func (d *Daemon) work(ctx context.Context, temporal client.Client, broken chan error) error {
+	w := d.newWorker(temporal, broken)
+	if err := w.Start(); err != nil {
+		return ended(ctx, connect.Explain(err, d.opts.Config.Temporal))
+	}
+	d.ready.temporal.Store(true)
+	d.opts.Logger.Info("working", "taskQueue", d.opts.Config.Temporal.TaskQueue, "temporal", d.opts.Config.Temporal.Address)
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-broken:
+	}
+	d.ready.temporal.Store(false)
+	d.opts.Logger.Info("stopping", "within", shutdownTimeout)
+	w.Stop()
+	d.opts.Logger.Info("stopped")
+	return err
+}
+
+// ended turns an error that is merely the end of ctx into the orderly end that it is.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, ctx.Err())) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,148 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/cmd/internal/connect"
+	"portcullis.dev/portcullis/workflows/contract"
+)
+
+// dialTimeout bounds one attempt to reach Temporal.
+const dialTimeout = 10 * time.Second
+
+// openTemporal connects, however long Temporal is away.
+func (d *Daemon) openTemporal(ctx context.Context) (client.Client, error) {
+	settings := d.opts.Config.Temporal
+	o, err := connect.Options(settings, d.opts.APIKey)
+	if err != nil {
+		return nil, err
+	}
+	o.Logger = log.NewStructuredLogger(d.opts.Logger)
+	o.MetricsHandler = d.metrics.sdk
+	for n := 0; ; n++ {
+		c, err := d.dial(ctx, o)
+		if err == nil {
+			return c, nil
+		}
+		err = connect.Explain(err, settings)
+		if !mayPass(err) || ctx.Err() != nil {
+			return nil, err
+		}
+		d.opts.Logger.Warn("Temporal cannot be used yet", "address", settings.Address, "reason", errs.Message(err))
+		if !d.opts.Backoff.wait(ctx, n) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (d *Daemon) dial(ctx context.Context, o client.Options) (client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return d.opts.Dial(ctx, o)
+}
+
+func (d *Daemon) newWorker(c client.Client, broken chan<- error) worker.Worker {
+	w := worker.New(c, d.opts.Config.Temporal.TaskQueue, worker.Options{
+		// Waiting for a cluster holds a slot and costs next to nothing, and a
+		// wave may be a thousand clusters.
+		MaxConcurrentActivityExecutionSize: 1000,
+		WorkerStopTimeout:                  shutdownTimeout,
+		OnFatalError: func(err error) {
+			select {
+			case broken <- connect.Explain(err, d.opts.Config.Temporal):
+			default:
+			}
+		},
+	})
+	d.parts.Register(w)
+	return w
+}
+
+// searchAttributes are what `rollout list` and the Temporal UI filter by.
+func searchAttributes() map[string]enumspb.IndexedValueType {
+	const keyword = enumspb.INDEXED_VALUE_TYPE_KEYWORD
+	return map[string]enumspb.IndexedValueType{
+		contract.AttrPipeline.GetName():    keyword,
+		contract.AttrEnvironment.GetName(): keyword,
+		contract.AttrRevision.GetName():    keyword,
+		contract.AttrState.GetName():       keyword,
+	}
+}
+
+// registerSearchAttributes adds what is not there. Without the permission (a
+// Temporal that others run) it says what an administrator has to do, and the
+// daemon goes on: they may be there without its being allowed to list them.
+func (d *Daemon) registerSearchAttributes(ctx context.Context, c client.Client) error {
+	for n := 0; ; n++ {
+		err := d.addSearchAttributes(ctx, c)
+		var exists *serviceerror.AlreadyExists
+		switch {
+		case err == nil, errors.As(err, &exists):
+			return nil
+		case forbidden(err):
+			d.opts.Logger.Warn("the search attributes cannot be registered with these credentials; where they are missing, rollouts cannot start",
+				"reason", err.Error(), "remedy", remedy(d.opts.Config.Temporal.Namespace))
+			return nil
+		case errs.TypeOf(err) != "" && !mayPass(err):
+			return err
+		}
+		d.opts.Logger.Warn("the search attributes cannot be registered yet", "reason", err.Error())
+		if !d.opts.Backoff.wait(ctx, n) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (d *Daemon) addSearchAttributes(ctx context.Context, c client.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	namespace := d.opts.Config.Temporal.Namespace
+	have, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		return err
+	}
+	missing := searchAttributes()
+	for name, want := range searchAttributes() {
+		switch got, there := have.GetCustomAttributes()[name]; {
+		case there && got != want:
+			return errs.Conflict("the search attribute %s of Temporal's namespace %s has the type %s and not Keyword: remove it there", name, namespace, got)
+		case there:
+			delete(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
+		Namespace: namespace, SearchAttributes: missing,
+	})
+	return err
+}
+
+func forbidden(err error) bool {
+	var (
+		denied  *serviceerror.PermissionDenied
+		unknown *serviceerror.Unimplemented
+	)
+	return errors.As(err, &denied) || errors.As(err, &unknown)
+}
+
+func remedy(namespace string) string {
+	names := slices.Sorted(maps.Keys(searchAttributes()))
+	return fmt.Sprintf("temporal operator search-attribute create --namespace %s --type Keyword --name %s",
+		namespace, strings.Join(names, " --name "))
+}
