@@ -1,0 +1,48 @@
+// Package workflows registers the workflows and activities of Portcullis under
+// the names that stand in histories (see contract).
+package workflows
+
+import (
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/activities/source"
+	"portcullis.dev/portcullis/activities/verify"
+	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/ops"
+	"portcullis.dev/portcullis/workflows/promote"
+	"portcullis.dev/portcullis/workflows/rollout"
+	"portcullis.dev/portcullis/workflows/verifyclusters"
+)
+
+// Register registers every workflow.
+func Register(r worker.WorkflowRegistry) {
+	for name, run := range map[string]any{
+		contract.RolloutWorkflow:   rollout.Run,
+		contract.PromoteWorkflow:   promote.Run,
+		contract.VerifyWorkflow:    verifyclusters.Run,
+		contract.PlanWorkflow:      ops.PlanRollout,
+		contract.ProbeWorkflow:     ops.Probe,
+		contract.InventoryWorkflow: ops.Inventory,
+		contract.AgentWorkflow:     ops.Agent,
+		contract.HoldWorkflow:      ops.Hold,
+	} {
+		r.RegisterWorkflowWithOptions(run, workflow.RegisterOptions{Name: name})
+	}
+}
+
+// Activities are the structs whose methods are registered.
+type Activities struct {
+	Source  *source.Activities
+	Deliver *deliver.Activities
+	Verify  *verify.Activities
+}
+
+// RegisterActivities registers every activity, named <package>.<Method>.
+func RegisterActivities(r worker.ActivityRegistry, a Activities) {
+	r.RegisterActivityWithOptions(a.Source, activity.RegisterOptions{Name: "source."})
+	r.RegisterActivityWithOptions(a.Deliver, activity.RegisterOptions{Name: "deliver."})
+	r.RegisterActivityWithOptions(a.Verify, activity.RegisterOptions{Name: "verify."})
+}

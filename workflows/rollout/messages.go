@@ -1,0 +1,200 @@
+package rollout
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.temporal.io/sdk/workflow"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/workflows/call"
+	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/story"
+)
+
+// handle sets the query and the updates. Each validator is called again inside
+// its handler: two updates can pass validation together.
+func (r *rollout) handle(ctx workflow.Context) error {
+	return errors.Join(
+		workflow.SetQueryHandler(ctx, contract.QueryStatus, func() (contract.RolloutStatus, error) { return r.status(), nil }),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePlanned, r.planned,
+			workflow.UpdateHandlerOptions{Description: "waits for the plan and returns it"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateApprove, r.approve,
+			workflow.UpdateHandlerOptions{Validator: r.mayApprove, Description: "approves the evidence of the open gate"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateReject, r.reject,
+			workflow.UpdateHandlerOptions{Validator: r.mayReject, Description: "ends the rollout; what its environment wrote is rolled back"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePause, r.pause,
+			workflow.UpdateHandlerOptions{Validator: r.mayPause, Description: "starts nothing new until resumed"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateResume, r.resume,
+			workflow.UpdateHandlerOptions{Validator: r.mayResume, Description: "goes on after a pause"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateAbort, r.abort,
+			workflow.UpdateHandlerOptions{Validator: r.mayAbort, Description: "ends the rollout; what its environment wrote is rolled back"}),
+	)
+}
+
+// planned waits until the plan is made, or refused.
+func (r *rollout) planned(ctx workflow.Context) (contract.RolloutPlan, error) {
+	if err := workflow.Await(ctx, func() bool { return r.state.Plan != nil || r.refused != nil }); err != nil {
+		return contract.RolloutPlan{}, err
+	}
+	if r.refused != nil {
+		return contract.RolloutPlan{}, r.refused
+	}
+	return *r.state.Plan, nil
+}
+
+// mayApprove says why a vote does not count.
+func (r *rollout) mayApprove(d contract.Decision) error {
+	if err := r.open(d.By); err != nil {
+		return err
+	}
+	gate := r.state.Gate
+	if gate == nil {
+		return errs.Conflict("rollout of %s waits for no approval: it is %s", r.name, r.status().State)
+	}
+	if slices.ContainsFunc(gate.Votes, func(v contract.Decision) bool { return v.By == d.By }) {
+		return errs.Conflict("%s has approved %s already; %d of %d approvals are there", d.By, gate.Environment, len(gate.Votes), gate.Required)
+	}
+	if len(d.Evidence) < contract.MinEvidence {
+		return errs.Invalid("an approval names the evidence that was seen, with at least %d characters of its hash; it is %s",
+			contract.MinEvidence, call.Short(gate.Evidence.Hash))
+	}
+	if !strings.HasPrefix(gate.Evidence.Hash, strings.ToLower(d.Evidence)) {
+		return errs.Conflict("the evidence has changed: it is now %s; look at it again before approving", call.Short(gate.Evidence.Hash))
+	}
+	return nil
+}
+
+// approve counts a vote and returns the gate with it.
+func (r *rollout) approve(ctx workflow.Context, d contract.Decision) (contract.GateState, error) {
+	if err := r.mayApprove(d); err != nil {
+		return contract.GateState{}, err
+	}
+	d.At, d.Evidence = workflow.Now(ctx).UTC(), r.state.Gate.Evidence.Hash
+	gate := r.state.Gate
+	gate.Votes = append(gate.Votes, d)
+	r.votes++
+	r.note(ctx, gate.Environment, fmt.Sprintf("approved by %s, %d of %d, evidence %s",
+		story.By(d.By, d.Why), len(gate.Votes), gate.Required, call.Short(d.Evidence)))
+	return *gate, nil
+}
+
+// open says why nothing can be decided any more, or that nobody decides.
+func (r *rollout) open(by string) error {
+	if strings.TrimSpace(by) == "" {
+		return errs.Invalid("say who decides: by is empty")
+	}
+	if r.over {
+		return errs.Conflict("rollout of %s is over: %s", r.name, r.state.State)
+	}
+	if r.ended(r.work.Err()) {
+		return errs.Conflict("rollout of %s is being ended already: %s", r.name, r.endingLine())
+	}
+	return nil
+}
+
+// forwardOnly refuses orders that make no sense on the way back.
+func (r *rollout) forwardOnly(what string) error {
+	if r.state.State == contract.StateRollingBack {
+		return errs.Conflict("rollout of %s is rolling back, which cannot be %s", r.name, what)
+	}
+	return nil
+}
+
+func (r *rollout) mayReject(d contract.Decision) error {
+	if err := r.open(d.By); err != nil {
+		return err
+	}
+	if r.state.Plan == nil {
+		return errs.Conflict("rollout of %s is not planned yet: there is nothing to reject", r.name)
+	}
+	return r.forwardOnly("rejected")
+}
+
+func (r *rollout) reject(ctx workflow.Context, d contract.Decision) error {
+	if err := r.mayReject(d); err != nil {
+		return err
+	}
+	return r.end(ctx, contract.StateRejected, "rejected by "+story.By(d.By, d.Why))
+}
+
+func (r *rollout) mayAbort(o contract.Order) error {
+	if err := r.open(o.By); err != nil {
+		return err
+	}
+	return r.forwardOnly("aborted")
+}
+
+func (r *rollout) abort(ctx workflow.Context, o contract.Order) error {
+	if err := r.mayAbort(o); err != nil {
+		return err
+	}
+	return r.end(ctx, contract.StateAborted, "aborted by "+story.By(o.By, o.Why))
+}
+
+// end tells the promotion why, and then cancels the work: what was touched is
+// put back by the promotion itself.
+func (r *rollout) end(ctx workflow.Context, state contract.State, line string) error {
+	r.ending = &ending{state: state, line: line}
+	r.note(ctx, "", line)
+	r.tell(ctx, contract.SignalStop, line)
+	r.cancel()
+	return nil
+}
+
+// tell signals the promotion that runs. One that has just ended cannot be told,
+// and need not.
+func (r *rollout) tell(ctx workflow.Context, signal string, what any) {
+	if r.child == nil {
+		return
+	}
+	if err := r.child.SignalChildWorkflow(ctx, signal, what).Get(ctx, nil); err != nil {
+		r.log.Warn("promotion not signalled", "signal", signal, "error", err)
+	}
+}
+
+func (r *rollout) mayPause(o contract.Order) error {
+	if err := r.open(o.By); err != nil {
+		return err
+	}
+	if r.state.Paused != nil {
+		return errs.Conflict("rollout of %s is paused already, by %s", r.name, story.By(r.state.Paused.By, r.state.Paused.Why))
+	}
+	return r.forwardOnly("paused")
+}
+
+func (r *rollout) pause(ctx workflow.Context, o contract.Order) error {
+	if err := r.mayPause(o); err != nil {
+		return err
+	}
+	o.At = workflow.Now(ctx).UTC()
+	r.state.Paused = &o
+	r.note(ctx, "", "paused by "+story.By(o.By, o.Why))
+	r.enter(ctx, r.state.State)
+	r.tell(ctx, contract.SignalPause, o)
+	return nil
+}
+
+func (r *rollout) mayResume(o contract.Order) error {
+	if err := r.open(o.By); err != nil {
+		return err
+	}
+	if r.state.Paused == nil {
+		return errs.Conflict("rollout of %s is not paused", r.name)
+	}
+	return nil
+}
+
+func (r *rollout) resume(ctx workflow.Context, o contract.Order) error {
+	if err := r.mayResume(o); err != nil {
+		return err
+	}
+	o.At = workflow.Now(ctx).UTC()
+	r.state.Paused = nil
+	r.note(ctx, "", "resumed by "+story.By(o.By, o.Why))
+	r.enter(ctx, r.state.State)
+	r.tell(ctx, contract.SignalResume, o)
+	return nil
+}
