@@ -36,6 +36,8 @@ type EnvironmentPlan struct {
 	Units []rancher.Unit `json:"units"`
 	// Unready are clusters that could not be changed or measured now, with the reason.
 	Unready map[string]string `json:"unready,omitempty"`
+	// Notes say what a person should know, though nothing is wrong.
+	Notes []string `json:"notes,omitempty"`
 	// Hash identifies the clusters, units and revisions of this environment.
 	Hash string `json:"hash"`
 }
