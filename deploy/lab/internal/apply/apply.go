@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -70,19 +71,24 @@ func Decode(manifest []byte) ([]*unstructured.Unstructured, error) {
 	dec := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifest), 4096)
 	var out []*unstructured.Unstructured
 	for {
-		var u unstructured.Unstructured
-		err := dec.Decode(&u.Object)
+		var raw runtime.RawExtension
+		err := dec.Decode(&raw)
 		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("document %d: %w", len(out)+1, err)
 		}
-		if len(u.Object) == 0 {
+		if len(raw.Raw) == 0 || string(raw.Raw) == "null" {
 			continue
 		}
-		if u.GetKind() == "" || u.GetAPIVersion() == "" {
-			return nil, fmt.Errorf("document %d has no apiVersion or kind", len(out)+1)
+		// Unstructured's own decoding keeps whole numbers whole.
+		var u unstructured.Unstructured
+		if err := u.UnmarshalJSON(raw.Raw); err != nil {
+			return nil, fmt.Errorf("document %d: %w", len(out)+1, err)
+		}
+		if u.GetAPIVersion() == "" {
+			return nil, fmt.Errorf("document %d has no apiVersion", len(out)+1)
 		}
 		out = append(out, &u)
 	}
@@ -129,11 +135,6 @@ func (c *Client) apply(ctx context.Context, o *unstructured.Unstructured) error 
 	return err
 }
 
-// Resource gives access to a kind, in a namespace unless that is empty.
-func (c *Client) Resource(gvk schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
-	return c.resource(gvk, namespace)
-}
-
 func (c *Client) resource(gvk schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
 	m, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	if err != nil {
@@ -158,7 +159,7 @@ func passing(err error) bool {
 }
 
 // Until polls what until it is done, its error is final, or the time is over.
-// The second result of what is said when time runs out: what is awaited.
+// Then the error says what was awaited last.
 func Until(ctx context.Context, limit time.Duration, what func(context.Context) (done bool, awaited string, err error)) error {
 	var awaited string
 	err := wait.PollUntilContextTimeout(ctx, 500*time.Millisecond, limit, true,

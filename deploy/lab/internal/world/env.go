@@ -7,7 +7,7 @@ package world
 // Env is what the world is built on.
 type Env struct {
 	// StateDir holds everything that the lab keeps; BinDir the programs that
-	// it runs (helm, kubectl, and the lab's own binary as lab).
+	// it runs: helm, kubectl, and the lab itself as lab (else the running program is used).
 	StateDir, BinDir string
 	// Clusters in start order; the one with the ID local is the management cluster.
 	Clusters []Cluster

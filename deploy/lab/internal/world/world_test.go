@@ -1,0 +1,139 @@
+package world
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"portcullis.dev/portcullis/deploy/lab/internal/apply"
+	"portcullis.dev/portcullis/deploy/lab/internal/rancherd"
+	"portcullis.dev/portcullis/deploy/lab/policies"
+)
+
+func TestWorkloadsManifest(t *testing.T) {
+	for nodes, replicas := range map[int]int64{0: 1, 1: 1, 2: 2, 5: 2} {
+		manifest, err := renderWorkloads("example.com/workload:1", nodes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objs, err := apply.Decode(manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := 3 * len(apps); len(objs) != want {
+			t.Fatalf("%d objects, want %d", len(objs), want)
+		}
+		for _, o := range objs {
+			if o.GetKind() != "Deployment" {
+				continue
+			}
+			if n, _, _ := unstructured.NestedInt64(o.Object, "spec", "replicas"); n != replicas {
+				t.Errorf("%d nodes: %s has %d replicas, want %d", nodes, o.GetName(), n, replicas)
+			}
+		}
+	}
+}
+
+func TestRancherCRDsDecode(t *testing.T) {
+	if objs, err := apply.Decode(rancherCRDs); err != nil || len(objs) != 2 {
+		t.Errorf("%d objects, %v; want 2", len(objs), err)
+	}
+}
+
+func TestPipelineNamesWhatTheLabHas(t *testing.T) {
+	var p struct {
+		Spec struct {
+			Source struct{ Repo string }
+			Probes []struct {
+				Name string
+				From struct {
+					Namespace  string
+					Namespaces []string
+				}
+				To struct {
+					Namespace, Service string
+					Port               int
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal(pipelineYAML, &p); err != nil {
+		t.Fatal(err)
+	}
+	if p.Spec.Source.Repo != RepoURL {
+		t.Errorf("repository is %s, want %s", p.Spec.Source.Repo, RepoURL)
+	}
+	namespaces := map[string]app{}
+	for _, a := range apps {
+		namespaces[a.Namespace] = a
+	}
+	for _, pr := range p.Spec.Probes {
+		for _, ns := range append(pr.From.Namespaces, pr.From.Namespace, pr.To.Namespace) {
+			if _, ok := namespaces[ns]; ns != "" && !ok {
+				t.Errorf("%s: there is no namespace %s", pr.Name, ns)
+			}
+		}
+		if pr.To.Namespace != "" && !namespaces[pr.To.Namespace].listens(pr.To.Port) {
+			t.Errorf("%s: nobody listens on %d in %s", pr.Name, pr.To.Port, pr.To.Namespace)
+		}
+	}
+}
+
+func (a app) listens(n int) bool {
+	for _, p := range append(a.Ports, metricsPort) {
+		if p.Port == n {
+			return true
+		}
+	}
+	return false
+}
+
+func TestServerConfig(t *testing.T) {
+	w := &world{Env: Env{StateDir: "/state", PortcullisImage: "example.com/portcullis:1"}}
+	b, err := w.serverConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"tokenFile: /state/rancher/token", "caFile: /state/rancher/ca.crt", "image: example.com/portcullis:1"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("no %q in\n%s", want, b)
+		}
+	}
+}
+
+func TestTokenIsKept(t *testing.T) {
+	files := rancherd.In(t.TempDir())
+	first, err := ensureToken(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := ensureToken(files); err != nil || again != first {
+		t.Errorf("token changed, %v", err)
+	}
+	if err := rancherd.RevokeToken(files.TokenTable(), first); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := ensureToken(files); err != nil || again == first {
+		t.Errorf("a revoked token is kept, %v", err)
+	}
+}
+
+func TestCommitPolicy(t *testing.T) {
+	dir := t.TempDir()
+	if err := repo(dir).Create(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, s := range policies.Names() {
+		sha, err := CommitPolicy(t.Context(), dir, s)
+		if err != nil || len(sha) != 40 || seen[sha] {
+			t.Errorf("%s: %q, %v", s, sha, err)
+		}
+		seen[sha] = true
+	}
+	if _, err := CommitPolicy(t.Context(), dir, "nope"); err == nil || !strings.Contains(err.Error(), "bad-in-dev") {
+		t.Errorf("unknown scenario: %v; want the list of those there are", err)
+	}
+}
