@@ -24,10 +24,10 @@ const DefaultStateDir = "/var/lib/portcullis-lab"
 // DefaultUser is whom the lab's token belongs to.
 const DefaultUser = "u-portcullis"
 
-// StateDirFlag adds --state-dir, with its default, to a command.
+// StateDirFlag adds --state, with its default, to a command.
 func StateDirFlag(cmd *cobra.Command) *string {
 	def := cmp.Or(os.Getenv("PORTCULLIS_LAB_DIR"), DefaultStateDir)
-	return cmd.PersistentFlags().String("state-dir", def, "where the lab keeps its files")
+	return cmd.PersistentFlags().String("state", def, "folder of the running lab ($PORTCULLIS_LAB_DIR)")
 }
 
 // Command is `lab rancherd`: it serves until it is told to stop.
@@ -100,38 +100,38 @@ func (f Files) management() (dynamic.Interface, error) {
 	return dynamic.NewForConfig(cfg)
 }
 
-// ClusterCommand is `lab cluster`: the fault switch of the proxy.
-func ClusterCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Cut or restore Rancher's connection to a cluster"}
+// AdminCommand is `lab rancher`: the proxy's faults and its tokens.
+func AdminCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "rancher", Short: "Cut Rancher's connection to a cluster, make and revoke its tokens"}
 	stateDir := StateDirFlag(cmd)
-	verb := func(use, short string, do func(Files, string) error) *cobra.Command {
-		return &cobra.Command{
-			Use: use + " CLUSTER", Short: short, Args: cobra.ExactArgs(1),
-			RunE: func(_ *cobra.Command, args []string) error {
-				files := In(*stateDir)
-				list, err := files.ReadClusters()
-				if err != nil {
-					return err
-				}
-				u, err := resolve(list, args[0])
-				if err != nil {
-					return err
-				}
-				return do(files, u.ID)
-			},
-		}
-	}
 	cmd.AddCommand(
-		verb("disconnect", "Answer 503 for a cluster and end its streams", Files.Disconnect),
-		verb("connect", "Undo disconnect", Files.Connect),
+		connection(stateDir, "disconnect", "Answer 503 for a cluster and end its streams", Files.Disconnect),
+		connection(stateDir, "connect", "Undo disconnect", Files.Connect),
+		tokens(stateDir),
 	)
 	return cmd
 }
 
-// TokenCommand is `lab token`: tokens of Rancher's form that the proxy accepts.
-func TokenCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Make and revoke Rancher tokens"}
-	stateDir := StateDirFlag(cmd)
+func connection(stateDir *string, verb, short string, do func(Files, string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " CLUSTER", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			files := In(*stateDir)
+			list, err := files.ReadClusters()
+			if err != nil {
+				return err
+			}
+			u, err := resolve(list, args[0])
+			if err != nil {
+				return err
+			}
+			return do(files, u.ID)
+		},
+	}
+}
+
+func tokens(stateDir *string) *cobra.Command {
+	cmd := &cobra.Command{Use: "token", Short: "Make and revoke tokens"}
 	create := &cobra.Command{Use: "create", Short: "Make a token and print it", Args: cobra.NoArgs}
 	user := create.Flags().String("user", DefaultUser, "whose token it is")
 	ttl := create.Flags().Duration("ttl", 0, "how long it is valid; 0 is for ever, below 0 has expired")

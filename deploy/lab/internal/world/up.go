@@ -112,5 +112,5 @@ func (w *world) serve(name string) error {
 	if err != nil {
 		return err
 	}
-	return w.Start(name, []string{p, name, "--state-dir", w.StateDir})
+	return w.Start(name, []string{p, name, "--state", w.StateDir})
 }
