@@ -1,0 +1,272 @@
+package rollout_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/testsuite"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/workflows"
+	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/world"
+)
+
+// run is one rollout against a world, with the real child workflows.
+type run struct {
+	t   *testing.T
+	w   *world.World
+	env *testsuite.TestWorkflowEnvironment
+
+	mu      sync.Mutex
+	hooks   []*hook
+	updates map[string]error
+	values  map[string]any
+}
+
+type hook struct {
+	name, subject string
+	times         int
+	f             func(ctx context.Context) error
+}
+
+func newRun(t *testing.T, w *world.World) *run {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(quiet{})
+	r := &run{t: t, w: w, env: suite.NewTestWorkflowEnvironment(), updates: map[string]error{}, values: map[string]any{}}
+	r.env.SetTestTimeout(20 * time.Second)
+	workflows.Register(r.env)
+	w.Register(r.env)
+	w.Hook = r.hook
+	return r
+}
+
+// on runs f after the named activity had its effect on a subject that contains
+// the given text, once.
+func (r *run) on(name, subject string, f func(ctx context.Context) error) {
+	r.hooks = append(r.hooks, &hook{name: name, subject: subject, times: 1, f: f})
+}
+
+// always is on, every time.
+func (r *run) always(name, subject string, f func(ctx context.Context) error) {
+	r.hooks = append(r.hooks, &hook{name: name, subject: subject, times: -1, f: f})
+}
+
+func (r *run) hook(ctx context.Context, name, subject string) error {
+	r.mu.Lock()
+	var found *hook
+	for _, h := range r.hooks {
+		if h.times != 0 && h.name == name && strings.Contains(subject, h.subject) {
+			h.times--
+			found = h
+			break
+		}
+	}
+	r.mu.Unlock()
+	if found == nil {
+		return nil
+	}
+	return found.f(ctx)
+}
+
+// fail is a hook that fails.
+func fail(err error) func(context.Context) error {
+	return func(context.Context) error { return err }
+}
+
+// update sends an update from the environment's own loop, and from an activity
+// gives the workflow time to act on it before the activity ends.
+func (r *run) update(name, id string, arg any) func(context.Context) error {
+	return func(context.Context) error {
+		r.env.RegisterDelayedCallback(func() { r.send(name, id, arg) }, 0)
+		time.Sleep(30 * time.Millisecond)
+		return nil
+	}
+}
+
+func (r *run) send(name, id string, arg any) {
+	args := []any{arg}
+	if arg == nil {
+		args = nil
+	}
+	r.set(id, fmt.Errorf("update %s had no answer", id))
+	r.env.UpdateWorkflow(name, id, &testsuite.TestUpdateCallback{
+		OnAccept: func() {},
+		OnReject: func(err error) { r.set(id, err) },
+		OnComplete: func(v any, err error) {
+			r.set(id, err)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.values[id] = v
+		},
+	}, args...)
+}
+
+func (r *run) set(id string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.updates[id] = err
+}
+
+// after sends an update at a time of the workflow's clock.
+func (r *run) after(d time.Duration, name, id string, arg func() any) {
+	r.env.RegisterDelayedCallback(func() { r.send(name, id, arg()) }, d)
+}
+
+func (r *run) status() contract.RolloutStatus {
+	v, err := r.env.QueryWorkflow(contract.QueryStatus)
+	if err != nil {
+		r.t.Errorf("query: %v", err)
+		return contract.RolloutStatus{}
+	}
+	var s contract.RolloutStatus
+	if err := v.Get(&s); err != nil {
+		r.t.Errorf("query: %v", err)
+	}
+	return s
+}
+
+// vote approves what the gate shows now.
+func (r *run) vote(by string) func() any {
+	return func() any {
+		s := r.status()
+		if s.Gate == nil {
+			r.t.Errorf("no gate is open: state %s", s.State)
+			return contract.Decision{By: by}
+		}
+		return contract.Decision{By: by, Evidence: s.Gate.Evidence.Hash[:contract.MinEvidence]}
+	}
+}
+
+func always(v any) func() any { return func() any { return v } }
+
+func (r *run) input() contract.RolloutInput {
+	return contract.RolloutInput{Pipeline: r.w.Pipeline, StartedBy: "ann"}
+}
+
+// do executes the rollout and returns its result.
+func (r *run) do(in contract.RolloutInput) contract.RolloutResult {
+	r.t.Helper()
+	r.env.ExecuteWorkflow(contract.RolloutWorkflow, in)
+	if !r.env.IsWorkflowCompleted() {
+		r.t.Fatal("the workflow did not end")
+	}
+	if err := r.env.GetWorkflowError(); err != nil {
+		r.t.Fatalf("the workflow failed: %v", err)
+	}
+	var out contract.RolloutResult
+	if err := r.env.GetWorkflowResult(&out); err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+// refused executes the rollout and returns its error.
+func (r *run) refused(in contract.RolloutInput, kind string) error {
+	r.t.Helper()
+	r.env.ExecuteWorkflow(contract.RolloutWorkflow, in)
+	err := r.env.GetWorkflowError()
+	if err == nil {
+		r.t.Fatal("the workflow did not fail")
+	}
+	if got := errs.TypeOf(err); got != kind {
+		r.t.Errorf("type %q, want %q: %v", got, kind, err)
+	}
+	if n := r.w.Writes(); n != 0 {
+		r.t.Errorf("%d writes before the refusal: %v", n, r.w.Calls())
+	}
+	return err
+}
+
+func (r *run) wantState(out contract.RolloutResult, state contract.State, envs ...contract.State) {
+	r.t.Helper()
+	if out.State != state {
+		r.t.Errorf("state %s (%s), want %s\n%s", out.State, out.Reason, state, logOf(out))
+	}
+	for i, want := range envs {
+		if got := out.Environments[i].State; got != want {
+			r.t.Errorf("environment %s is %s, want %s", out.Environments[i].Name, got, want)
+		}
+	}
+}
+
+// wantLive checks what is live in an environment.
+func (r *run) wantLive(env, revision string) {
+	r.t.Helper()
+	for _, u := range r.w.Units() {
+		if !strings.HasPrefix(u.GitRepo, "policies-"+env) {
+			continue
+		}
+		if got := r.w.Live(u.GitRepo); got != revision {
+			r.t.Errorf("%s has %.4s live, want %.4s", u.GitRepo, got, revision)
+		}
+		if got := r.w.Staged(u.GitRepo); got != "" {
+			r.t.Errorf("%s still has %.4s staged", u.GitRepo, got)
+		}
+	}
+}
+
+func (r *run) wantCalls(want ...string) {
+	r.t.Helper()
+	calls := r.w.Calls()
+	i := 0
+	for _, c := range calls {
+		if i < len(want) && strings.HasPrefix(c, want[i]) {
+			i++
+		}
+	}
+	if i < len(want) {
+		r.t.Errorf("no %q (in this order) among\n%s", want[i], strings.Join(calls, "\n"))
+	}
+}
+
+func (r *run) wantNoCall(prefix string) {
+	r.t.Helper()
+	for _, c := range r.w.Calls() {
+		if strings.HasPrefix(c, prefix) {
+			r.t.Errorf("%q was called", c)
+		}
+	}
+}
+
+func (r *run) wantUpdate(id, kind string) {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err, sent := r.updates[id]
+	switch {
+	case !sent:
+		r.t.Errorf("update %s was never sent", id)
+	case kind == "" && err != nil:
+		r.t.Errorf("update %s: %v", id, err)
+	case kind != "" && errs.TypeOf(err) != kind:
+		r.t.Errorf("update %s: %v (type %q), want type %s", id, err, errs.TypeOf(err), kind)
+	}
+}
+
+func logOf(out contract.RolloutResult) string {
+	var b strings.Builder
+	for _, l := range out.Log {
+		fmt.Fprintf(&b, "%s %s %s\n", l.At.Format("15:04:05"), l.Environment, l.Message)
+	}
+	for _, e := range out.Environments {
+		if e.Result != nil {
+			for _, l := range e.Result.Log {
+				fmt.Fprintf(&b, "  %s %s %s\n", l.At.Format("15:04:05"), l.Environment, l.Message)
+			}
+		}
+	}
+	return b.String()
+}
+
+type quiet struct{}
+
+func (quiet) Debug(string, ...any) {}
+func (quiet) Info(string, ...any)  {}
+func (quiet) Warn(string, ...any)  {}
+func (quiet) Error(string, ...any) {}
