@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,14 +17,23 @@ import (
 const (
 	probeEvery  = 2 * time.Second
 	probeWithin = 2 * time.Second
+	// reportEvery repeats an unchanged state, for an object that was made anew.
+	reportEvery = 30 * time.Second
 )
+
+// reported is what was last written to a Cluster object.
+type reported struct {
+	state string
+	// since is when the state was first seen, at when it was last written.
+	since, at time.Time
+}
 
 // ClustersResource is Rancher's inventory on the management cluster.
 var ClustersResource = schema.GroupVersionResource{Group: "management.cattle.io", Version: "v3", Resource: "clusters"}
 
 // Watch keeps the links and the Cluster objects true to what it sees, until ctx ends.
 func (s *Server) Watch(ctx context.Context, mgmt dynamic.Interface) {
-	last := make(map[string]string)
+	last := make(map[string]reported)
 	for {
 		for id, b := range s.backends {
 			err := s.probe(ctx, id, b)
@@ -81,14 +89,19 @@ func conditions(probeErr error, now time.Time) []condition {
 	}
 }
 
-// report writes the conditions when they differ from what was written last. An
-// object that is not there is nobody's concern: the cluster is not in the inventory.
-func report(ctx context.Context, mgmt dynamic.Interface, id string, probeErr error, last map[string]string) error {
-	now := fmt.Sprint(probeErr)
-	if last[id] == now {
-		return nil
+// report writes the conditions when they differ from what was written last, or
+// that was a while ago. An object
+// that is not there is nobody's concern: the cluster is not in the inventory.
+func report(ctx context.Context, mgmt dynamic.Interface, id string, probeErr error, last map[string]reported) error {
+	now := time.Now()
+	next := reported{state: fmt.Sprint(probeErr), since: now, at: now}
+	if l := last[id]; l.state == next.state {
+		if now.Sub(l.at) < reportEvery {
+			return nil
+		}
+		next.since = l.since // repeated as it was, so that nobody sees a change
 	}
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": conditions(probeErr, time.Now())}})
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": conditions(probeErr, next.since)}})
 	if err != nil {
 		return err
 	}
@@ -100,8 +113,7 @@ func report(ctx context.Context, mgmt dynamic.Interface, id string, probeErr err
 		return nil
 	}
 	if err == nil {
-		last[id] = now
-		slog.DebugContext(ctx, "cluster reported", "cluster", id, "state", now)
+		last[id] = next
 	}
 	return err
 }
