@@ -1,215 +1,230 @@
-// Package kube is the little that the lab needs of a Kubernetes client: server-side
-// apply of manifests whose kinds may be seconds old, and waiting.
+// Package kube talks to the lab's API servers: kubeconfigs, readiness, and what
+// `lab up` waits for and `lab status` shows.
 package kube
 
 import (
 	"bytes"
 	"context"
-	"errors"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
 )
 
-// FieldManager owns what the lab applies.
-const FieldManager = "portcullis-lab"
+// Identity is a client certificate with the authority that it trusts, as files.
+type Identity struct{ CAFile, CertFile, KeyFile string }
 
-// applyWithin bounds how long an apply waits for its kind to be served or for a
-// passing fault of the API server.
-const applyWithin = 30 * time.Second
-
-// Client applies and waits on one cluster.
-type Client struct {
-	// REST is the configuration that the client was made from.
-	REST *rest.Config
-	// Dynamic reads and writes any kind.
-	Dynamic dynamic.Interface
-
-	mapper *restmapper.DeferredDiscoveryRESTMapper
-}
-
-// Open makes a client from a kubeconfig file. It does not connect.
-func Open(kubeconfig string) (*Client, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("reading kubeconfig %s: %w", kubeconfig, err)
-	}
-	cfg.QPS, cfg.Burst = 50, 100
-	cfg.Timeout = 30 * time.Second
-	dyn, err := dynamic.NewForConfig(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("client for %s: %w", kubeconfig, err)
-	}
-	disco, err := discovery.NewDiscoveryClientForConfig(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("client for %s: %w", kubeconfig, err)
-	}
-	return &Client{
-		REST:    cfg,
-		Dynamic: dyn,
-		mapper:  restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco)),
-	}, nil
-}
-
-// Decode splits a YAML stream into objects; empty documents are left out.
-func Decode(manifest []byte) ([]*unstructured.Unstructured, error) {
-	dec := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifest), 4096)
-	var out []*unstructured.Unstructured
-	for {
-		var u unstructured.Unstructured
-		err := dec.Decode(&u.Object)
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", len(out)+1, err)
-		}
-		if len(u.Object) == 0 {
-			continue
-		}
-		if u.GetKind() == "" || u.GetAPIVersion() == "" {
-			return nil, fmt.Errorf("document %d has no apiVersion or kind", len(out)+1)
-		}
-		out = append(out, &u)
-	}
-}
-
-// ApplyYAML applies every object of a manifest in its order.
-func (c *Client) ApplyYAML(ctx context.Context, manifest []byte) error {
-	objs, err := Decode(manifest)
-	if err != nil {
-		return err
-	}
-	return c.Apply(ctx, objs...)
-}
-
-// Apply applies objects in order by server-side apply. A kind that is not
-// served yet (its CRD was created a moment ago) is waited for.
-func (c *Client) Apply(ctx context.Context, objs ...*unstructured.Unstructured) error {
-	for _, o := range objs {
-		if err := c.apply(ctx, o); err != nil {
-			return fmt.Errorf("apply %s %s: %w", o.GetKind(), qualified(o), err)
-		}
-	}
-	return nil
-}
-
-func (c *Client) apply(ctx context.Context, o *unstructured.Unstructured) error {
-	var last error
-	err := wait.PollUntilContextTimeout(ctx, 300*time.Millisecond, applyWithin, true,
-		func(ctx context.Context) (bool, error) {
-			ri, err := c.resource(o.GroupVersionKind(), o.GetNamespace())
-			if err == nil {
-				opts := metav1.ApplyOptions{FieldManager: FieldManager, Force: true}
-				_, err = ri.Apply(ctx, o.GetName(), o, opts)
-			}
-			last = err
-			if err != nil && !passing(err) {
-				return false, err
-			}
-			return err == nil, nil
-		})
-	if err != nil && last != nil {
-		return last
-	}
-	return err
-}
-
-// Resource gives access to a kind, in a namespace unless that is empty.
-func (c *Client) Resource(gvk schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
-	return c.resource(gvk, namespace)
-}
-
-func (c *Client) resource(gvk schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
-	m, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-	if err != nil {
-		c.mapper.Reset()
-		return nil, err
-	}
-	if m.Scope.Name() == meta.RESTScopeNameNamespace {
-		return c.Dynamic.Resource(m.Resource).Namespace(namespace), nil
-	}
-	return c.Dynamic.Resource(m.Resource), nil
-}
-
-// passing says whether an error may go away by itself: the kind is not served
-// yet, or the server is starting, busy or momentarily unreachable.
-func passing(err error) bool {
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
-		return !errors.Is(err, context.Canceled)
-	}
-	return apierrors.IsNotFound(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
-		apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err) || apierrors.IsTimeout(err)
-}
-
-// Until polls what until it is done, its error is final, or the time is over.
-// The second result of what is said when time runs out: what is awaited.
-func Until(ctx context.Context, limit time.Duration, what func(context.Context) (done bool, awaited string, err error)) error {
-	var awaited string
-	err := wait.PollUntilContextTimeout(ctx, 500*time.Millisecond, limit, true,
-		func(ctx context.Context) (bool, error) {
-			done, a, err := what(ctx)
-			awaited = a
-			return done, err
-		})
-	if wait.Interrupted(err) && awaited != "" {
-		return fmt.Errorf("after %s still waiting for %s", limit, awaited)
-	}
-	return err
-}
-
-// WaitRollout waits until every named Deployment in the namespace has all its
-// replicas updated and available.
-func (c *Client) WaitRollout(ctx context.Context, limit time.Duration, namespace string, names ...string) error {
-	deployments := c.Dynamic.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"})
-	for _, name := range names {
-		err := Until(ctx, limit, func(ctx context.Context) (bool, string, error) {
-			awaited := "deployment " + namespace + "/" + name
-			d, err := deployments.Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
-			if err != nil {
-				return false, awaited + ": " + err.Error(), nil
-			}
-			want, has := replicas(d)
-			return has, fmt.Sprintf("%s: %s", awaited, want), nil
-		})
+// WriteKubeconfig writes a kubeconfig for server with the identity's content in it.
+func WriteKubeconfig(file, cluster, user, server string, id Identity) error {
+	var parts [3][]byte
+	for i, f := range []string{id.CAFile, id.CertFile, id.KeyFile} {
+		b, err := os.ReadFile(f)
 		if err != nil {
 			return err
 		}
+		parts[i] = b
+	}
+	type m = map[string]any
+	b, err := yaml.Marshal(m{
+		"apiVersion": "v1", "kind": "Config", "current-context": cluster,
+		"clusters": []m{{"name": cluster, "cluster": m{"server": server, "certificate-authority-data": parts[0]}}},
+		"users":    []m{{"name": user, "user": m{"client-certificate-data": parts[1], "client-key-data": parts[2]}}},
+		"contexts": []m{{"name": cluster, "context": m{"cluster": cluster, "user": user}}},
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, b, 0o600)
+}
+
+// Client reads from one API server.
+type Client struct {
+	server string
+	http   *http.Client
+}
+
+// New makes a client for server.
+func New(server string, id Identity) (*Client, error) {
+	pair, err := tls.LoadX509KeyPair(id.CertFile, id.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := os.ReadFile(id.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("%s holds no certificate", id.CAFile)
+	}
+	return &Client{server: server, http: &http.Client{
+		Timeout:   10 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}},
+	}}, nil
+}
+
+// Ready asks whether the API server is ready.
+func (c *Client) Ready(ctx context.Context) error {
+	_, err := c.get(ctx, "/readyz")
+	return err
+}
+
+func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.server+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, strings.TrimSpace(string(b[:min(len(b), 200)])))
+	}
+	return b, nil
+}
+
+type condition struct {
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Message string `json:"message"`
+}
+
+// Node is what is shown of a node.
+type Node struct {
+	Name  string
+	Ready bool
+	// Why it is not ready.
+	Why string
+}
+
+// Nodes lists the cluster's nodes.
+func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
+	var list struct {
+		Items []struct {
+			Metadata struct{ Name string }
+			Status   struct{ Conditions []condition }
+		}
+	}
+	if err := c.list(ctx, "/api/v1/nodes", &list); err != nil {
+		return nil, err
+	}
+	var out []Node
+	for _, i := range list.Items {
+		n := Node{Name: i.Metadata.Name, Why: "no status yet"}
+		for _, cond := range i.Status.Conditions {
+			if cond.Type == "Ready" {
+				n.Ready, n.Why = cond.Status == "True", cond.Message
+			}
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// Pod is what is shown of a pod.
+type Pod struct {
+	Namespace, Name, Node string
+	// OK: ready, or ended well.
+	OK bool
+	// Why it is not OK.
+	Why string
+}
+
+type podStatus struct {
+	Phase             string
+	Conditions        []condition
+	ContainerStatuses []containerStatus
+	// A pod that waits for its first steps shows it here.
+	InitContainerStatuses []containerStatus
+}
+
+type containerStatus struct {
+	Name  string
+	State struct {
+		Waiting    *struct{ Reason, Message string }
+		Terminated *struct {
+			Reason   string
+			ExitCode int
+		}
+	}
+}
+
+// Pods lists all pods of the cluster.
+func (c *Client) Pods(ctx context.Context) ([]Pod, error) {
+	var list struct {
+		Items []struct {
+			Metadata struct{ Namespace, Name string }
+			Spec     struct{ NodeName string }
+			Status   podStatus
+		}
+	}
+	if err := c.list(ctx, "/api/v1/pods", &list); err != nil {
+		return nil, err
+	}
+	var out []Pod
+	for _, i := range list.Items {
+		p := Pod{Namespace: i.Metadata.Namespace, Name: i.Metadata.Name, Node: i.Spec.NodeName}
+		p.OK, p.Why = i.Status.judge()
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func (s podStatus) judge() (ok bool, why string) {
+	if s.Phase == "Succeeded" {
+		return true, ""
+	}
+	for _, c := range s.Conditions {
+		if c.Type == "Ready" && c.Status == "True" {
+			return true, ""
+		}
+	}
+	for _, c := range append(s.InitContainerStatuses, s.ContainerStatuses...) {
+		if w := c.State.Waiting; w != nil && w.Reason != "PodInitializing" {
+			return false, strings.TrimSpace(fmt.Sprintf("%s: %s %s", c.Name, w.Reason, w.Message))
+		}
+		if t := c.State.Terminated; t != nil && t.ExitCode != 0 {
+			return false, fmt.Sprintf("%s: %s, exit code %d", c.Name, t.Reason, t.ExitCode)
+		}
+	}
+	for _, c := range s.Conditions {
+		if c.Type == "PodScheduled" && c.Status != "True" {
+			return false, c.Message
+		}
+	}
+	return false, strings.ToLower(s.Phase)
+}
+
+func (c *Client) list(ctx context.Context, path string, into any) error {
+	b, err := c.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, into)
+}
+
+// Apply applies manifests with the lab's kubectl.
+func Apply(ctx context.Context, kubectl, kubeconfig string, manifests []byte) error {
+	cmd := exec.CommandContext(ctx, kubectl, "--kubeconfig", kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", "-")
+	cmd.Stdin = bytes.NewReader(manifests)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("kubectl apply: %w: %s", err, strings.TrimSpace(stderr.String()))
 	}
 	return nil
-}
-
-// replicas says how far a Deployment is, and whether it is there.
-func replicas(d *unstructured.Unstructured) (progress string, done bool) {
-	get := func(path ...string) int64 {
-		n, _, _ := unstructured.NestedInt64(d.Object, path...)
-		return n
-	}
-	want := get("spec", "replicas")
-	updated, available := get("status", "updatedReplicas"), get("status", "availableReplicas")
-	seen := get("status", "observedGeneration") >= d.GetGeneration()
-	done = seen && updated == want && available == want && get("status", "replicas") == want
-	return fmt.Sprintf("%d of %d replicas available", available, want), done
-}
-
-func qualified(o *unstructured.Unstructured) string {
-	if ns := o.GetNamespace(); ns != "" {
-		return ns + "/" + o.GetName()
-	}
-	return o.GetName()
 }

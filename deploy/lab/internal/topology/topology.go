@@ -1,0 +1,131 @@
+// Package topology says which clusters and nodes a lab has, and which address
+// each of them gets. It is pure: the same file always gives the same plan.
+package topology
+
+import (
+	_ "embed"
+	"fmt"
+	"os"
+	"regexp"
+
+	"sigs.k8s.io/yaml"
+)
+
+// CNI is the network of a cluster's pods.
+type CNI string
+
+const (
+	// Bridge is the plain bridge plugin, without network policy.
+	Bridge CNI = "bridge"
+	// Calico is Calico with VXLAN between all nodes.
+	Calico CNI = "calico"
+)
+
+// ManagementID is Rancher's name for the cluster that it runs in itself.
+const ManagementID = "local"
+
+const (
+	// maxNodes keeps a cluster's addresses inside its block of ten.
+	maxNodes = 9
+	// maxClusters keeps all blocks inside the lab's /24.
+	maxClusters = 20
+)
+
+// Topology is the content of a topology file.
+type Topology struct {
+	Clusters []Cluster `json:"clusters"`
+}
+
+// Cluster of a topology file.
+type Cluster struct {
+	// Name is the lab's name; nodes are named NAME-1, NAME-2 and so on.
+	Name string `json:"name"`
+	// ID is Rancher's name; exactly one cluster is "local".
+	ID string `json:"id"`
+	// CNI defaults to calico.
+	CNI CNI `json:"cni,omitempty"`
+	// Nodes defaults to 1.
+	Nodes int `json:"nodes,omitempty"`
+	// Labels are put on the Rancher and the Fleet cluster.
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+//go:embed default.yaml
+var defaultYAML []byte
+
+// Default is the lab's usual topology.
+func Default() Topology {
+	t, err := Parse(defaultYAML)
+	if err != nil {
+		// The file is part of the program and a test parses it.
+		return Topology{}
+	}
+	return t
+}
+
+// Load reads the topology file at path, or the default when path is empty.
+func Load(path string) (Topology, error) {
+	if path == "" {
+		return Parse(defaultYAML)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Topology{}, fmt.Errorf("topology: %w", err)
+	}
+	t, err := Parse(b)
+	if err != nil {
+		return Topology{}, fmt.Errorf("topology %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// Parse reads a topology strictly, fills in defaults and validates it.
+func Parse(b []byte) (Topology, error) {
+	var t Topology
+	if err := yaml.UnmarshalStrict(b, &t); err != nil {
+		return Topology{}, err
+	}
+	for i := range t.Clusters {
+		c := &t.Clusters[i]
+		if c.CNI == "" {
+			c.CNI = Calico
+		}
+		if c.Nodes == 0 {
+			c.Nodes = 1
+		}
+	}
+	return t, t.validate()
+}
+
+// name is short because link names are limited to 15 characters.
+var name = regexp.MustCompile(`^[a-z][a-z0-9]{0,7}$`)
+var id = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+
+func (t Topology) validate() error {
+	if len(t.Clusters) == 0 || len(t.Clusters) > maxClusters {
+		return fmt.Errorf("clusters: %d given, want 1 to %d", len(t.Clusters), maxClusters)
+	}
+	names, ids := map[string]bool{}, map[string]bool{}
+	for i, c := range t.Clusters {
+		at := fmt.Sprintf("clusters[%d]", i)
+		switch {
+		case !name.MatchString(c.Name):
+			return fmt.Errorf("%s.name: %q: want 1 to 8 lower-case letters and digits, a letter first", at, c.Name)
+		case !id.MatchString(c.ID):
+			return fmt.Errorf("%s.id: %q: want lower-case letters, digits and dashes, a letter first", at, c.ID)
+		case names[c.Name]:
+			return fmt.Errorf("%s.name: %q is used twice", at, c.Name)
+		case ids[c.ID]:
+			return fmt.Errorf("%s.id: %q is used twice", at, c.ID)
+		case c.CNI != Bridge && c.CNI != Calico:
+			return fmt.Errorf("%s.cni: %q: want bridge or calico", at, c.CNI)
+		case c.Nodes < 1 || c.Nodes > maxNodes:
+			return fmt.Errorf("%s.nodes: %d: want 1 to %d", at, c.Nodes, maxNodes)
+		}
+		names[c.Name], ids[c.ID] = true, true
+	}
+	if !ids[ManagementID] {
+		return fmt.Errorf("clusters: none has the id %q, which is the management cluster", ManagementID)
+	}
+	return nil
+}
