@@ -19,6 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"portcullis.dev/portcullis/deploy/lab/internal/state"
 )
 
 // Options say where things are and which ports to use; port 0 means any free one.
@@ -30,6 +32,8 @@ type Options struct {
 	// Dir keeps Temporal's database, logs and copies of configuration.
 	Dir                  string
 	TemporalPort, UIPort int
+	// Keep leaves the processes running when this program ends; `lab down` ends them.
+	Keep bool
 	// TaskQueue lets several daemons of one test run stay apart.
 	TaskQueue string
 }
@@ -95,7 +99,7 @@ func (p *Portcullis) StartDaemon(name string, edit func(config string) string) (
 	if err != nil {
 		return nil, fmt.Errorf("the lab is not up: %w", err)
 	}
-	config := string(b)
+	config := strings.ReplaceAll(string(b), "127.0.0.1:7233", p.Address())
 	if edit != nil {
 		config = edit(config)
 	}
@@ -142,8 +146,9 @@ func (p *Portcullis) spawn(name, bin string, args ...string) (*Process, error) {
 	cmd.Env, cmd.Stdout, cmd.Stderr = p.env(), f, f
 	// A child of a test that is killed must not outlive it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if p.keep() {
+	if p.Keep {
 		cmd.SysProcAttr.Pdeathsig = 0
+		cmd.Env = append(cmd.Env, state.Marker+"="+p.LabDir)
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -152,9 +157,6 @@ func (p *Portcullis) spawn(name, bin string, args ...string) (*Process, error) {
 	go func() { _ = cmd.Wait(); close(proc.done) }()
 	return proc, nil
 }
-
-// keep is set by the demo, whose processes stay for looking.
-func (p *Portcullis) keep() bool { return os.Getenv("PORTCULLIS_DRIVE_KEEP") == "1" }
 
 // Pid of the process.
 func (pr *Process) Pid() int { return pr.cmd.Process.Pid }
@@ -274,4 +276,10 @@ func tail(file string) string {
 	}
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	return strings.Join(lines[max(0, len(lines)-3):], " | ")
+}
+
+// Code is the exit code of a process that has ended.
+func (pr *Process) Code() int {
+	<-pr.done
+	return pr.cmd.ProcessState.ExitCode()
 }
