@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"context"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"portcullis.dev/portcullis/probes/wire"
+)
+
+// nodeCommand is the side of Portcullis that runs on nodes, in the agent's pod.
+// Its verbs are a closed set; none runs a command that it is given.
+func (a *app) nodeCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "node",
+		Short: "The agent's side: what the daemon runs on a node",
+		Long:  "What the daemon runs inside the agent's pod on a node. People do not need these verbs.",
+	}, a.nodeReach(), a.nodeIdle())
+}
+
+func (a *app) nodeReach() *cobra.Command {
+	return &cobra.Command{
+		Use:   "reach",
+		Short: "Read a request from standard input, probe, and write results to standard output",
+		Args:  cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			defer stop()
+			return wire.Serve(ctx, a.Stdin, a.Stdout)
+		}),
+	}
+}
+
+func (a *app) nodeIdle() *cobra.Command {
+	return &cobra.Command{
+		Use:   "idle",
+		Short: "Do nothing until told to end: the agent's main process",
+		Args:  cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			<-ctx.Done()
+			return nil
+		}),
+	}
+}

@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/cmd/internal/config"
+	"portcullis.dev/portcullis/cmd/internal/connect"
+)
+
+// session is a connection to Temporal and where the daemon is expected on it.
+type session struct {
+	client.Client
+	settings config.Temporal
+}
+
+const (
+	// dialTimeout bounds connecting, and callTimeout one short call.
+	dialTimeout = 10 * time.Second
+	callTimeout = 15 * time.Second
+	// patience is how long the daemon may take to pick something up before it
+	// is asked whether there is one.
+	patience = 3 * time.Second
+	// pollerAge is older than any poll of a daemon that lives: they last a minute.
+	pollerAge = 75 * time.Second
+)
+
+func (a *app) connect(ctx context.Context) (*session, error) {
+	cfg, err := a.serverConfig()
+	if err != nil {
+		return nil, err
+	}
+	o, err := connect.Options(cfg.Temporal, a.env("TEMPORAL_API_KEY"))
+	if err != nil {
+		return nil, err
+	}
+	o.Logger = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, err := a.Dial(ctx, o)
+	if err != nil {
+		return nil, connect.Explain(err, cfg.Temporal)
+	}
+	return &session{c, cfg.Temporal}, nil
+}
+
+// withSession runs do with a connection.
+func (a *app) withSession(ctx context.Context, do func(context.Context, *session) error) error {
+	s, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.explain(do(ctx, s))
+}
+
+// explain gives errors of the connection their place. What a workflow answered
+// has its type already.
+func (s *session) explain(err error) error { return connect.Explain(err, s.settings) }
+
+// noServer says that nobody does the work.
+func (s *session) noServer() error {
+	return errs.Unavailable("no Portcullis server is polling task queue %q at %s: start one with `portcullis server`",
+		s.settings.TaskQueue, s.settings.Address)
+}
+
+// polled tells whether a daemon has polled the task queue lately.
+func (s *session) polled(ctx context.Context, now time.Time) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	queue, err := s.DescribeTaskQueue(ctx, s.settings.TaskQueue, enumspb.TASK_QUEUE_TYPE_WORKFLOW)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range queue.GetPollers() {
+		if now.Sub(p.GetLastAccessTime().AsTime()) < pollerAge {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// untouched tells whether nobody has picked the workflow's first task up yet.
+func (s *session) untouched(ctx context.Context, run client.WorkflowRun) bool {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	d, err := s.DescribeWorkflowExecution(ctx, run.GetID(), run.GetRunID())
+	if err != nil {
+		return false
+	}
+	return d.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING &&
+		d.GetWorkflowExecutionInfo().GetHistoryLength() <= 2 &&
+		d.GetPendingWorkflowTask().GetState() == enumspb.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
+}
+
+// attended runs do, which needs the daemon, and ends it with a clear error when
+// there is no daemon. With run, a workflow that nobody has touched is taken back.
+func (s *session) attended(ctx context.Context, run client.WorkflowRun, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go s.watchdog(ctx, run, cancel)
+	err := do(ctx)
+	if cause := context.Cause(ctx); err != nil && errs.TypeOf(cause) != "" {
+		return cause
+	}
+	return err
+}
+
+// watchdog cancels with noServer when nobody polls; it looks once and again,
+// because a daemon may be starting.
+func (s *session) watchdog(ctx context.Context, run client.WorkflowRun, cancel context.CancelCauseFunc) {
+	ticker := time.NewTicker(patience)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if run != nil && !s.untouched(ctx, run) {
+			continue
+		}
+		if polled, err := s.polled(ctx, time.Now()); err != nil || polled {
+			continue
+		}
+		if run != nil {
+			s.takeBack(ctx, run)
+		}
+		cancel(s.noServer())
+		return
+	}
+}
+
+// takeBack ends a workflow that nobody has begun, so that it does not run when
+// nobody expects it any more.
+func (s *session) takeBack(ctx context.Context, run client.WorkflowRun) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_ = s.TerminateWorkflow(ctx, run.GetID(), run.GetRunID(), "no Portcullis server picked it up; nothing was changed")
+}
+
+// operation runs a small workflow and waits for its result. When the command is
+// interrupted, the workflow is cancelled.
+func (s *session) operation(ctx context.Context, id, name, summary string, limit time.Duration, in, out any) error {
+	run, err := s.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID:                                       id,
+		TaskQueue:                                s.settings.TaskQueue,
+		WorkflowExecutionTimeout:                 limit,
+		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
+		WorkflowExecutionErrorWhenAlreadyStarted: true,
+		StaticSummary:                            summary,
+	}, name, in)
+	var already *serviceerror.WorkflowExecutionAlreadyStarted
+	if errors.As(err, &already) {
+		return errs.Conflict("%s runs already (%s): wait for it to end", name, id)
+	}
+	if err != nil {
+		return err
+	}
+	err = s.attended(ctx, run, func(ctx context.Context) error { return run.Get(ctx, out) })
+	if err != nil && ctx.Err() != nil {
+		s.cancelQuietly(ctx, run)
+		return ctx.Err()
+	}
+	if timedOut(err) {
+		return errs.Deadline("%s did not end within %s", name, limit)
+	}
+	return err
+}
+
+func timedOut(err error) bool {
+	var late *temporal.TimeoutError
+	return errors.As(err, &late)
+}
+
+func (s *session) cancelQuietly(ctx context.Context, run client.WorkflowRun) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	_ = s.CancelWorkflow(ctx, run.GetID(), run.GetRunID())
+}
+
+// update sends a decision to a running workflow and waits for the answer.
+func (s *session) update(ctx context.Context, id, run, name string, limit time.Duration, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return s.attended(ctx, nil, func(ctx context.Context) error {
+		o := client.UpdateWorkflowOptions{
+			WorkflowID: id, RunID: run, UpdateName: name, WaitForStage: client.WorkflowUpdateStageCompleted,
+		}
+		if in != nil {
+			o.Args = []any{in}
+		}
+		handle, err := s.UpdateWorkflow(ctx, o)
+		if err == nil {
+			err = handle.Get(ctx, out)
+		}
+		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return errs.Deadline("the rollout did not answer within %s; is `portcullis server` running?", limit)
+		}
+		return err
+	})
+}
+
+// opID is the ID of a small workflow; no two are the same.
+func (a *app) opID(verb string) string {
+	return fmt.Sprintf("%s/%d", verb, a.Now().UnixNano())
+}

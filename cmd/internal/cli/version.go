@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"portcullis.dev/portcullis/workflows/contract"
+)
+
+// version is set by the linker for a release; otherwise it is the module's.
+var version string
+
+// Version is what this build is called.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range append(info.Deps, &info.Main) {
+			if module.Path == "portcullis.dev/portcullis" && module.Version != "" && module.Version != "v0.0.0-00010101000000-000000000000" {
+				return module.Version
+			}
+		}
+	}
+	return "(devel)"
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: a.run(func(context.Context, []string) error {
+			v := map[string]string{
+				"version": Version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH, "pipeline": contract.APIVersion,
+			}
+			return a.print(v, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s %s, %s, %s, reads %s\n", a.Program, v["version"], v["go"], v["platform"], v["pipeline"])
+				return err
+			})
+		}),
+	}
+}

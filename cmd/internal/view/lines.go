@@ -1,0 +1,120 @@
+package view
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"portcullis.dev/portcullis/workflows/contract"
+)
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// Tail turns what is seen of a rollout, time after time, into lines that were
+// not given before. It is for logs and pipes, where nothing can be drawn over.
+type Tail struct {
+	told    map[contract.LogEntry]bool
+	state   contract.State
+	envs    map[string]contract.State
+	rows    map[string]string
+	waiting map[string]string
+	gate    string
+	silent  string
+}
+
+// Next gives the lines that are new in r.
+func (t *Tail) Next(r Rollout, now time.Time) []string {
+	if t.told == nil {
+		t.told, t.envs = map[contract.LogEntry]bool{}, map[string]contract.State{}
+		t.rows, t.waiting = map[string]string{}, map[string]string{}
+	}
+	lines := t.story(r)
+	stamp := now.UTC().Format("15:04:05") + "  "
+	add := func(format string, args ...any) { lines = append(lines, stamp+fmt.Sprintf(format, args...)) }
+	t.environments(r, add)
+	t.waits(r, now, add)
+	t.gates(r, add)
+	if r.Unanswered != t.silent {
+		t.silent = r.Unanswered
+		if r.Unanswered != "" {
+			add("%s", oneLine(r.Unanswered))
+		}
+	}
+	if r.State != t.state {
+		t.state = r.State
+		add("%s: %s%s", r.Pipeline, r.State, because(r.Reason))
+	}
+	return lines
+}
+
+func (t *Tail) story(r Rollout) (lines []string) {
+	for _, l := range r.log() {
+		if !t.told[l] {
+			t.told[l] = true
+			lines = append(lines, Entry(l))
+		}
+	}
+	return lines
+}
+
+func (t *Tail) environments(r Rollout, add func(string, ...any)) {
+	for i, e := range r.Environments {
+		state := e.State
+		if p, running := r.Promotions[e.Name]; running && p.State != "" {
+			state = p.State
+		}
+		if state != t.envs[e.Name] && state != contract.StatePending {
+			add("%s: %s", e.Name, state)
+		}
+		t.envs[e.Name] = state
+		for _, c := range r.clusters(i) {
+			t.cluster(e.Name, c, add)
+		}
+	}
+}
+
+func (t *Tail) cluster(environment string, c contract.ClusterRow, add func(string, ...any)) {
+	key := environment + "/" + c.Cluster
+	if t.rows[key] == c.State {
+		return
+	}
+	t.rows[key] = c.State
+	if c.State == string(contract.StatePending) {
+		return
+	}
+	probes := ""
+	if c.Pairs > 0 {
+		probes = fmt.Sprintf(", %d of %d probes as required", c.Pairs-c.Failing, c.Pairs)
+	}
+	add("%s: cluster %s: %s%s%s", environment, c.Cluster, c.State, probes, because(c.Reason))
+}
+
+// waits tells a reason once, however long it lasts.
+func (t *Tail) waits(r Rollout, now time.Time, add func(string, ...any)) {
+	for _, w := range r.Waiting {
+		key := w.Environment + "/" + w.Activity + "/" + w.Subject
+		reason := w.For + w.LastFailure
+		if reason == "" || t.waiting[key] == reason {
+			continue
+		}
+		t.waiting[key] = reason
+		add("waiting: %s", w.Text(now))
+	}
+}
+
+func (t *Tail) gates(r Rollout, add func(string, ...any)) {
+	key := ""
+	if g := r.Gate; g != nil {
+		key = fmt.Sprint(g.Environment, g.Evidence.Hash, len(g.Votes))
+	}
+	if key == t.gate {
+		return
+	}
+	t.gate = key
+	if g := r.Gate; g != nil {
+		add("gate of %s: %d of %s given; evidence %s: %s", g.Environment, len(g.Votes), count(g.Required, "approval"),
+			Short(g.Evidence.Hash), changes(g.Evidence))
+		add("to approve: portcullis rollout approve %s --evidence %s --why …", r.Pipeline, Short(g.Evidence.Hash))
+	}
+}

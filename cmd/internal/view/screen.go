@@ -1,0 +1,352 @@
+package view
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"portcullis.dev/portcullis/workflows/contract"
+)
+
+// Screen is how a rollout is drawn.
+type Screen struct {
+	// Width in characters; lines are cut to it.
+	Width int
+	// Height in lines; 0 means no limit. Clusters and old lines of the story go first.
+	Height int
+	Paint  Paint
+	Now    time.Time
+}
+
+// What is shown of each part.
+const (
+	shownClusters = 12
+	shownLog      = 8
+	shownWaiting  = 6
+)
+
+// Lines draws the rollout.
+func (s Screen) Lines(r Rollout) []string {
+	d := &drawing{Screen: s, r: r}
+	rows, story := shownClusters, shownLog
+	for {
+		d.lines = nil
+		d.draw(rows, story)
+		if s.Height <= 0 || len(d.lines) <= s.Height || rows+story == 0 {
+			break
+		}
+		if rows > 3 || story == 0 {
+			rows = max(rows-1, 0)
+		} else {
+			story--
+		}
+	}
+	if s.Height > 0 && len(d.lines) > s.Height {
+		d.lines = d.lines[:s.Height]
+	}
+	return d.lines
+}
+
+type drawing struct {
+	Screen
+	r     Rollout
+	lines []string
+}
+
+func (d *drawing) draw(rows, story int) {
+	d.head()
+	for i := range d.r.Environments {
+		d.environment(i, rows)
+	}
+	d.gate()
+	d.waiting()
+	d.story(story)
+	d.foot()
+}
+
+// line adds a line of plain text, cut to the width, painted by paint afterwards
+// so that no escape sequence is cut in two.
+func (d *drawing) line(paint func(string) string, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	indent := len(text) - len(strings.TrimLeft(text, " "))
+	text = strings.Repeat(" ", indent) + Cut(text, d.Width-indent)
+	if paint != nil {
+		text = paint(text)
+	}
+	d.lines = append(d.lines, text)
+}
+
+func (d *drawing) head() {
+	r := d.r
+	end := d.Now
+	if !r.FinishedAt.IsZero() {
+		end = r.FinishedAt
+	}
+	title := fmt.Sprintf("%s  %s", r.Pipeline, r.State)
+	if !r.StartedAt.IsZero() {
+		title += "  " + Ago(end.Sub(r.StartedAt))
+	}
+	if r.Mode == contract.ModeRollback {
+		title += "  (rollback by hand)"
+	}
+	d.line(func(t string) string { return d.Paint.Bold(d.Paint.State(r.State, t)) }, "%s", title)
+	if r.Plan != nil && r.Plan.Revision.Commit != "" {
+		d.line(nil, "  revision %s  %s", Short(r.Plan.Revision.Commit), oneLine(r.Plan.Revision.Subject))
+	}
+	if r.StartedBy != "" {
+		d.line(d.Paint.Dim, "  started by %s at %s, run %s", r.StartedBy, r.StartedAt.UTC().Format(time.RFC3339), r.RunID)
+	}
+	if r.Reason != "" {
+		d.line(func(t string) string { return d.Paint.State(r.State, t) }, "  %s", oneLine(r.Reason))
+	}
+	if r.Paused != nil {
+		d.line(func(t string) string { return d.Paint.in(yellow, t) }, "  paused by %s%s", r.Paused.By, because(r.Paused.Why))
+	}
+	if r.Unanswered != "" {
+		d.line(d.Paint.Bad, "  %s", oneLine(r.Unanswered))
+	}
+	d.lines = append(d.lines, "")
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + oneLine(why)
+}
+
+func (d *drawing) environment(i, rows int) {
+	e := d.r.Environments[i]
+	clusters := d.r.clusters(i)
+	p, running := d.r.Promotions[e.Name]
+	state := e.State
+	if running && p.State != "" {
+		state = p.State
+	}
+	d.line(func(t string) string { return d.Paint.State(state, t) }, "%s %s %s %s",
+		mark(state), pad(Cut(e.Name, 16), 16), pad(string(state), 18), d.note(e, p, running, clusters))
+	if e.Result != nil && e.Result.Reason != "" {
+		d.line(nil, "    %s", oneLine(e.Result.Reason))
+	}
+	if e.Result != nil && e.Result.Rollback != nil {
+		d.line(nil, "    %s", Rollback(*e.Result.Rollback))
+	}
+	if state == contract.StatePending {
+		return
+	}
+	shown := chosen(clusters, rows)
+	for _, c := range shown {
+		d.cluster(c)
+	}
+	if left := len(clusters) - len(shown); left > 0 {
+		d.line(d.Paint.Dim, "    and %s more", count(left, "cluster"))
+	}
+}
+
+// note is what stands beside an environment's state.
+func (d *drawing) note(e contract.EnvironmentState, p contract.PromoteStatus, running bool, clusters []contract.ClusterRow) string {
+	var parts []string
+	if len(clusters) > 0 {
+		parts = append(parts, states(clusters))
+	}
+	if running && p.Wave != "" {
+		parts = append(parts, "wave "+p.Wave)
+	}
+	if running && !p.SoakUntil.IsZero() && p.State == contract.StateSoaking {
+		parts = append(parts, "soaks "+Ago(p.SoakUntil.Sub(d.Now))+" more")
+	}
+	if running && p.Paused {
+		parts = append(parts, "paused")
+	}
+	if e.Result != nil && e.Result.Evidence != "" {
+		parts = append(parts, "evidence "+Short(e.Result.Evidence))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func states(clusters []contract.ClusterRow) string {
+	words := make([]string, len(clusters))
+	for i, c := range clusters {
+		words[i] = c.State
+	}
+	return count(len(clusters), "cluster") + ": " + tally(words)
+}
+
+// chosen takes the clusters that people look for: those that failed, those that
+// move, and then the others.
+func chosen(clusters []contract.ClusterRow, most int) []contract.ClusterRow {
+	if len(clusters) <= most {
+		return clusters
+	}
+	var failed, moving, rest []contract.ClusterRow
+	for _, c := range clusters {
+		switch c.State {
+		case "failed", "rolled-back":
+			failed = append(failed, c)
+		case "staged", "live":
+			moving = append(moving, c)
+		default:
+			rest = append(rest, c)
+		}
+	}
+	return append(append(failed, moving...), rest...)[:most]
+}
+
+func (d *drawing) cluster(c contract.ClusterRow) {
+	probes := ""
+	if c.Pairs > 0 {
+		probes = fmt.Sprintf("%d/%d probes", c.Pairs-c.Failing, c.Pairs)
+	}
+	d.line(func(t string) string { return d.Paint.row(c.State, t) }, "    %s %s %s %s %s",
+		pad(Cut(c.Cluster, 24), 24), pad(Cut(c.Wave, 10), 10), pad(c.State, 11), pad(probes, 15), oneLine(c.Reason))
+}
+
+func mark(state contract.State) string {
+	switch state {
+	case contract.StateVerified:
+		return "✓"
+	case contract.StateFailed, contract.StateRolledBack, contract.StateRejected, contract.StateAborted:
+		return "✗"
+	case contract.StatePending:
+		return "·"
+	case contract.StateApproval, contract.StatePaused:
+		return "?"
+	default:
+		return "▸"
+	}
+}
+
+// Rollback says what was put back and what of it was proven.
+func Rollback(b contract.RollbackResult) string {
+	what := map[string]string{
+		"last-verified":     "the last verified revision",
+		"before-portcullis": "what was there before Portcullis",
+		"absent":            "nothing, as before",
+	}[string(b.Kind)]
+	if b.Revision != "" {
+		what += " " + Short(b.Revision)
+	}
+	live, proven := "is not live everywhere", "was not proven"
+	if b.Live {
+		live = "is live"
+	}
+	if b.Proven {
+		proven = "the probes found the same flows as before"
+	}
+	text := fmt.Sprintf("went back to %s: it %s, and %s", what, live, proven)
+	if b.Live && !b.Proven {
+		text = fmt.Sprintf("went back to %s: it %s, but it %s", what, live, proven)
+	}
+	return text + because(b.Detail)
+}
+
+func (d *drawing) gate() {
+	g := d.r.Gate
+	if g == nil {
+		return
+	}
+	d.lines = append(d.lines, "")
+	until := ""
+	if !g.Deadline.IsZero() {
+		until = ", " + Ago(g.Deadline.Sub(d.Now)) + " left"
+	}
+	d.line(func(t string) string { return d.Paint.in(yellow, t) }, "gate of %s: %d of %s given%s",
+		g.Environment, len(g.Votes), count(g.Required, "approval"), until)
+	for _, v := range g.Votes {
+		d.line(nil, "  %s agreed%s", v.By, because(v.Why))
+	}
+	d.evidence(g.Evidence)
+	d.line(nil, "  portcullis rollout approve %s --evidence %s --why …", d.r.Pipeline, Short(g.Evidence.Hash))
+}
+
+func (d *drawing) evidence(e contract.Evidence) {
+	d.line(nil, "  evidence %s: %s", Short(e.Hash), changes(e))
+	for _, name := range sortedKeys(e.Passed) {
+		d.line(d.Paint.Dim, "    %s passed with %s", name, Short(e.Passed[name]))
+	}
+}
+
+func changes(e contract.Evidence) string {
+	names := make([]string, 0, 3)
+	for _, c := range e.Changes[:min(3, len(e.Changes))] {
+		names = append(names, c.Kind+" "+c.Path)
+	}
+	if more := len(e.Changes) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return count(len(e.Changes), "changed file") + sep(": ", strings.Join(names, ", "))
+}
+
+func sep(before, text string) string {
+	if text == "" {
+		return ""
+	}
+	return before + text
+}
+
+func (d *drawing) waiting() {
+	if len(d.r.Waiting) == 0 {
+		return
+	}
+	d.lines = append(d.lines, "")
+	for i, w := range d.r.Waiting {
+		if i == shownWaiting {
+			d.line(d.Paint.Dim, "  and %d more", len(d.r.Waiting)-i)
+			return
+		}
+		d.line(nil, "  %s", w.Text(d.Now))
+	}
+}
+
+// Text is one line: what runs, how far it is, what it waits for, and why it failed before.
+func (w Waiting) Text(now time.Time) string {
+	text := w.Activity + sep(" ", w.Subject)
+	if w.Environment != "" {
+		text = w.Environment + " " + text
+	}
+	if w.Total > 0 {
+		text += fmt.Sprintf(" %d/%d", w.Done, w.Total)
+	}
+	if w.Round > 0 {
+		text += fmt.Sprintf(" round %d", w.Round)
+	}
+	if w.For != "" {
+		text += ": " + oneLine(w.For)
+	}
+	if w.LastFailure != "" && w.Attempt > 1 {
+		text += fmt.Sprintf(" (attempt %d; before: %s)", w.Attempt, oneLine(w.LastFailure))
+	}
+	if w.RetryAt.After(now) {
+		text += ", again in " + Ago(w.RetryAt.Sub(now))
+	}
+	return text
+}
+
+func (d *drawing) story(most int) {
+	log := d.r.log()
+	if len(log) == 0 || most == 0 {
+		return
+	}
+	d.lines = append(d.lines, "")
+	for _, l := range log[max(0, len(log)-most):] {
+		d.line(d.Paint.Dim, "  %s", Entry(l))
+	}
+}
+
+// Entry is one line of the story.
+func Entry(l contract.LogEntry) string {
+	where := ""
+	if l.Environment != "" {
+		where = l.Environment + ": "
+	}
+	return l.At.UTC().Format("15:04:05") + "  " + where + oneLine(l.Message)
+}
+
+func (d *drawing) foot() {
+	if !d.r.Running {
+		d.lines = append(d.lines, "")
+		d.line(func(t string) string { return d.Paint.Bold(d.Paint.State(d.r.State, t)) }, "ended: %s", d.r.State)
+	}
+}
+
+func oneLine(text string) string { return strings.Join(strings.Fields(clean(text)), " ") }
