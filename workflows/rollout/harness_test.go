@@ -2,13 +2,16 @@ package rollout_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/workflows"
@@ -43,6 +46,8 @@ func newRun(t *testing.T, w *world.World) *run {
 	workflows.Register(r.env)
 	w.Register(r.env)
 	w.Hook = r.hook
+	w.Later = func(d time.Duration, f func()) { r.env.RegisterDelayedCallback(f, d) }
+	w.Complete = r.env.CompleteActivity
 	return r
 }
 
@@ -270,3 +275,10 @@ func (quiet) Debug(string, ...any) {}
 func (quiet) Info(string, ...any)  {}
 func (quiet) Warn(string, ...any)  {}
 func (quiet) Error(string, ...any) {}
+
+func errorsAs(err error, target any) bool { return errors.As(err, target) }
+
+// decode reads the input of a continue-as-new.
+func decode(err *workflow.ContinueAsNewError, in any) error {
+	return converter.GetDefaultDataConverter().FromPayloads(err.Input, in)
+}

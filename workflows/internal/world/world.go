@@ -44,6 +44,10 @@ type World struct {
 	// Hook, when set, is called after an activity had its effect, with its name
 	// and its subject (a GitRepo, a cluster, or the pipeline); an error fails it.
 	Hook func(ctx context.Context, name, subject string) error
+	// Later, when set, runs f after d of the test's clock; then soaks take their
+	// time by it. Complete ends such a soak.
+	Later    func(d time.Duration, f func())
+	Complete func(token []byte, result any, err error) error
 	// Findings are what Inspect finds.
 	Findings []source.Finding
 
@@ -352,6 +356,14 @@ func (v *Verify) AgentStatus(ctx context.Context, in verify.AgentInput) (*verify
 func (v *Verify) Measure(ctx context.Context, in verify.Input) (*probes.Evidence, error) {
 	if err := v.w.did(ctx, "Measure "+string(in.Mode), in.Cluster.Name, false); err != nil {
 		return nil, err
+	}
+	if in.Mode == verify.Soak && v.w.Later != nil {
+		token := activity.GetInfo(ctx).TaskToken
+		v.w.Later(in.Duration, func() {
+			// A soak that was cancelled meanwhile has nobody to tell.
+			_ = v.w.Complete(token, v.w.wire(in.Cluster.Name, in.Requirements), nil)
+		})
+		return nil, activity.ErrResultPending
 	}
 	e := v.w.wire(in.Cluster.Name, in.Requirements)
 	switch in.Mode {
