@@ -27,7 +27,7 @@ var fleetRules = []fleetRule{
 func (l *linter) fleetFile(f file) {
 	docs, err := documents(f.data)
 	if err != nil {
-		line, msg := yamlLine(err)
+		line, msg := yamlLine(f.data, err)
 		l.add(true, "yaml-malformed", f.path, line, "the file is not valid YAML: %s", msg)
 		return
 	}

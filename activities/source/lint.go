@@ -105,7 +105,7 @@ func keys(m map[string]int) func(func(string) bool) {
 // remoteChart says whether the bundle's content comes from elsewhere.
 func (l *linter) remoteChart(files []file, dir string) bool {
 	for _, f := range files {
-		if !isFleetFile(f.path) || path.Dir(f.path) != dir {
+		if !isFleetFile(f.path) || dir != "." && !strings.HasPrefix(f.path, dir+"/") {
 			continue
 		}
 		if docs, err := documents(f.data); err == nil && len(docs) > 0 && field(docs[0].root, "helm", "chart") != nil {
@@ -161,7 +161,7 @@ func templateLine(name string, err error) (int, string) {
 func (l *linter) manifest(f file) {
 	docs, err := documents(f.data)
 	if err != nil {
-		line, msg := yamlLine(err)
+		line, msg := yamlLine(f.data, err)
 		l.add(true, "yaml-malformed", f.path, line, "the file is not valid YAML: %s", msg)
 		return
 	}

@@ -145,18 +145,33 @@ func objects(data []byte) map[string]string {
 	return out
 }
 
-// yamlLine takes the line out of a parser's message, and the message without it.
-func yamlLine(err error) (int, string) {
+// maxLocated is the longest file, in lines, in which the exact line is looked for.
+const maxLocated = 500
+
+// yamlLine says in which line a file stops being YAML, and what the parser said.
+// The parser often names the line where the surrounding block began; what can be
+// read without the line is a better guide.
+func yamlLine(data []byte, err error) (int, string) {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
-	m := lineInMessage.FindStringSubmatch(msg)
-	if m == nil {
-		return 0, msg
-	}
 	line := 0
-	for _, r := range m[1] {
-		line = line*10 + int(r-'0')
+	if m := lineInMessage.FindStringSubmatch(msg); m != nil {
+		for _, r := range m[1] {
+			line = line*10 + int(r-'0')
+		}
+		msg = strings.TrimSpace(strings.Replace(msg, m[0], "", 1))
 	}
-	return line, strings.TrimSpace(strings.Replace(msg, m[0], "", 1))
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	if len(lines) > maxLocated {
+		return line, msg
+	}
+	end := len(data)
+	for n := len(lines); n > 0; n-- {
+		end -= len(lines[n-1])
+		if _, err := documents(data[:end]); err == nil {
+			return n, msg
+		}
+	}
+	return line, msg
 }
 
-var lineInMessage = regexp.MustCompile(`line (\d{1,9}): ?`)
+var lineInMessage = regexp.MustCompile(`line (\d{1,6}): ?`)
