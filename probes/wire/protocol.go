@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -183,9 +182,6 @@ func ParseRequest(line []byte) (*Request, error) {
 	var req Request
 	if err := dec.Decode(&req); err != nil {
 		return nil, fmt.Errorf("the request cannot be read: %w", err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("the request is followed by something else on its line")
 	}
 	if err := req.validate(); err != nil {
 		return nil, err

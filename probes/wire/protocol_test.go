@@ -21,7 +21,7 @@ func TestParseRequest(t *testing.T) {
 		{"no version", `{"role":"bye"}`, "no version"},
 		{"another version, with fields of its own", `{"version":2,"magic":true}`, "version 2, this agent speaks version 1"},
 		{"unknown field", `{"version":1,"role":"bye","exec":"sh"}`, `unknown field "exec"`},
-		{"two objects", `{"version":1,"role":"bye"}{}`, "cannot be read"},
+		{"two objects", `{"version":1,"role":"bye"}{}`, "after top-level value"},
 		{"unknown role", `{"version":1,"role":"exec"}`, `role: "exec"`},
 		{"no time-out", `{"version":1,"role":"reach","session":"00112233"}`, "timeoutMillis: 0"},
 		{"bad session", `{"version":1,"role":"witness","session":"zz"}`, `session: "zz"`},
