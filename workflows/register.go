@@ -40,9 +40,10 @@ type Activities struct {
 	Verify  *verify.Activities
 }
 
-// RegisterActivities registers every activity, named <package>.<Method>.
+// RegisterActivities registers every activity, named <package>.<Method>. The
+// structs' other methods (Collectors) have not the form of an activity and are left out.
 func RegisterActivities(r worker.ActivityRegistry, a Activities) {
-	r.RegisterActivityWithOptions(a.Source, activity.RegisterOptions{Name: "source."})
-	r.RegisterActivityWithOptions(a.Deliver, activity.RegisterOptions{Name: "deliver."})
-	r.RegisterActivityWithOptions(a.Verify, activity.RegisterOptions{Name: "verify."})
+	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify} {
+		r.RegisterActivityWithOptions(methods, activity.RegisterOptions{Name: prefix, SkipInvalidStructFunctions: true})
+	}
 }

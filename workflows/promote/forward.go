@@ -214,13 +214,11 @@ func (p *promotion) soak(ctx workflow.Context, s step) error {
 		inner, cancel := workflow.WithCancel(ctx)
 		p.resumed = cancel
 		err := p.stretch(inner, s, options.SoakWhilePaused)
+		// Resuming cuts the stretch short. A failure that it saw by then counts.
+		cut := inner.Err() != nil && ctx.Err() == nil
 		p.resumed = nil
 		cancel()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		// Resuming cuts the stretch short; that is its only cause of cancellation here.
-		if err != nil && inner.Err() == nil {
+		if err != nil && !(cut && isCanceled(err)) {
 			return err
 		}
 		if p.tooLong(ctx) && p.drained(ctx) {

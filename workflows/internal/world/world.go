@@ -47,7 +47,7 @@ type World struct {
 	// Later, when set, runs f after d of the test's clock; then soaks take their
 	// time by it. Complete ends such a soak.
 	Later    func(d time.Duration, f func())
-	Complete func(token []byte, result any, err error) error
+	Complete func(workflowID string, token []byte, result any)
 	// Findings are what Inspect finds.
 	Findings []source.Finding
 
@@ -358,10 +358,9 @@ func (v *Verify) Measure(ctx context.Context, in verify.Input) (*probes.Evidence
 		return nil, err
 	}
 	if in.Mode == verify.Soak && v.w.Later != nil {
-		token := activity.GetInfo(ctx).TaskToken
+		info := activity.GetInfo(ctx)
 		v.w.Later(in.Duration, func() {
-			// A soak that was cancelled meanwhile has nobody to tell.
-			_ = v.w.Complete(token, v.w.wire(in.Cluster.Name, in.Requirements), nil)
+			v.w.Complete(info.WorkflowExecution.ID, info.TaskToken, v.w.wire(in.Cluster.Name, in.Requirements))
 		})
 		return nil, activity.ErrResultPending
 	}
