@@ -152,11 +152,23 @@ func (a *app) tell(err error) {
 		_ = json.NewEncoder(a.Stderr).Encode(map[string]failure{"error": {kind, errs.Message(err), code, file}})
 		return
 	}
+	var usage usageError
+	if errors.As(err, &usage) {
+		_, _ = fmt.Fprintf(a.Stderr, "%s: %s; see %s --help\n", a.Program, suggestion(usage.Error()), a.Program)
+		return
+	}
 	for line := range strings.SplitSeq(errs.Message(err), "\n") {
 		_, _ = fmt.Fprintf(a.Stderr, "%s: %s\n", a.Program, line)
 	}
-	var usage usageError
-	if errors.As(err, &usage) {
-		_, _ = fmt.Fprintf(a.Stderr, "%s: see %s --help\n", a.Program, a.Program)
-	}
 }
+
+// suggestion makes one line of cobra's several: unknown command "x"; did you mean "y", "z"?
+func suggestion(message string) string {
+	what, words, found := strings.Cut(message, "Did you mean this?")
+	if !found {
+		return oneLine(message)
+	}
+	return fmt.Sprintf("%s; did you mean %s?", oneLine(what), strings.Join(strings.Fields(words), " or "))
+}
+
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"net"
+	"os/user"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -101,23 +103,20 @@ func first(values ...string) string {
 	return ""
 }
 
-// by names who gives an order: the flag, or the person at the terminal.
+// by names who gives an order: the flag, or the person at the terminal. It is
+// recorded, not proven: who may talk to Temporal may say any name.
 func (a *app) by(flag string) (string, error) {
-	user := ""
-	if a.LookupEnv != nil {
-		for _, name := range []string{"PORTCULLIS_BY", "USER", "LOGNAME"} {
-			if v, _ := a.LookupEnv(name); v != "" {
-				user = v
-				break
-			}
-		}
+	name := ""
+	if account, err := user.Current(); err == nil {
+		name = account.Username
 	}
-	if who := first(flag, user); who != "" {
-		return who, nil
+	who := first(flag, a.env("BY"), name)
+	if strings.TrimSpace(who) == "" {
+		return "", usagef("say who you are with --by")
 	}
-	return "", usagef("say who you are with --by: $USER is not set")
+	return who, nil
 }
 
 func addBy(fs *pflag.FlagSet, by *string) {
-	fs.StringVar(by, "by", "", fmt.Sprintf("who asks [$%sBY, $USER]", envPrefix))
+	fs.StringVar(by, "by", "", fmt.Sprintf("who asks; the user of this machine by default [$%sBY]", envPrefix))
 }

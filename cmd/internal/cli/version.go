@@ -12,8 +12,11 @@ import (
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
-// version is set by the linker for a release; otherwise it is the module's.
-var version string
+// Set by the linker for a release; otherwise the module's own are taken.
+var (
+	version string
+	commit  string
+)
 
 // Version is what this build is called.
 func Version() string {
@@ -38,6 +41,9 @@ func (a *app) versionCommand() *cobra.Command {
 		RunE: a.run(func(context.Context, []string) error {
 			v := map[string]string{
 				"version": Version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH, "pipeline": contract.APIVersion,
+			}
+			if commit != "" {
+				v["commit"] = commit
 			}
 			return a.print(v, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "%s %s, %s, %s, reads %s\n", a.Program, v["version"], v["go"], v["platform"], v["pipeline"])

@@ -50,7 +50,7 @@ func SetPipelineDefaults(p *contract.Pipeline) {
 	for i := range p.Spec.Probes {
 		setProtocol(&p.Spec.Probes[i].To)
 	}
-	setTimings(&p.Spec.ProbeTimings)
+	p.Spec.ProbeTimings = p.Spec.ProbeTimings.WithDefaults()
 }
 
 func setProtocol(to *probes.To) {
@@ -62,23 +62,5 @@ func setProtocol(to *probes.To) {
 		to.Protocol = probes.HTTP
 	default:
 		to.Protocol = probes.TCP
-	}
-}
-
-func setTimings(s *probes.Settings) {
-	if s.Timeout.Duration == 0 {
-		s.Timeout.Duration = probes.DefaultTimeout
-	}
-	if s.Settle.Duration == 0 {
-		s.Settle.Duration = probes.DefaultSettle
-	}
-	if s.Consecutive == 0 {
-		s.Consecutive = probes.DefaultConsecutive
-	}
-	if s.Deadline.Duration == 0 {
-		s.Deadline.Duration = probes.DefaultDeadline
-	}
-	if s.Interval.Duration == 0 {
-		s.Interval.Duration = probes.DefaultInterval
 	}
 }

@@ -23,8 +23,7 @@ func validatePipeline(d *document, p *contract.Pipeline) {
 	d.label("metadata.name", p.Metadata.Name)
 	validateSource(d, &p.Spec.Source)
 	validateEnvironments(d, p.Spec.Environments)
-	validateProbes(d, p.Spec.Probes)
-	validateTimings(d, &p.Spec.ProbeTimings)
+	validateProbes(d, p.Spec.Probes, p.Spec.ProbeTimings)
 	d.oneOf("spec.rollback.scope", string(p.Spec.Rollback.Scope),
 		string(contract.ScopeEnvironment), string(contract.ScopeRollout))
 }
@@ -233,10 +232,14 @@ func (d *document) notNegative(at string, n int) {
 const longest = 366 * 24 * time.Hour
 
 func (d *document) notBelowZero(at string, v metav1.Duration) {
-	switch {
-	case v.Duration < 0:
+	if v.Duration < 0 {
 		d.fail(at, "is %s; it cannot be below 0", v.Duration)
-	case v.Duration > longest:
+	}
+	d.notLong(at, v)
+}
+
+func (d *document) notLong(at string, v metav1.Duration) {
+	if v.Duration > longest {
 		d.fail(at, "is %s; it cannot be longer than a year", v.Duration)
 	}
 }

@@ -123,7 +123,10 @@ func reason(err error) string {
 	if _, after, found := strings.Cut(text, `desc = "`); found {
 		text = strings.TrimSuffix(after, `"`)
 	}
-	return strings.TrimPrefix(text, "failed reaching server: ")
+	for _, prefix := range []string{"failed reaching server: ", "transport: Error while dialing: ", "transport: authentication handshake failed: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return text
 }
 
 // Dial connects and sees that the namespace is there.

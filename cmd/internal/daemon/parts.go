@@ -1,10 +1,46 @@
 package daemon
 
 import (
-	"portcullis.dev/portcullis/activities/errs"
+	"slices"
+
+	"go.temporal.io/sdk/worker"
+
+	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/activities/source"
+	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/cmd/internal/config"
+	"portcullis.dev/portcullis/rancher"
+	"portcullis.dev/portcullis/workflows"
 )
 
-func build(_ config.Server, _ string) (*Parts, error) {
-	return nil, errs.Unavailable("not yet")
+// build makes the real parts. It reads files and talks to nothing.
+func build(cfg config.Server, version string) (*Parts, error) {
+	client, err := rancher.New(rancher.Config{
+		URL:       cfg.Rancher.URL,
+		TokenFile: cfg.Rancher.TokenFile,
+		CAFile:    cfg.Rancher.CAFile,
+		Workspace: cfg.Rancher.Workspace,
+		UserAgent: "portcullis/" + version,
+	})
+	if err != nil {
+		return nil, err
+	}
+	activities := workflows.Activities{
+		Source:  source.New(source.Config{CacheDir: cfg.Git.CacheDir, CAFile: cfg.Git.CAFile}, client),
+		Deliver: deliver.New(client),
+		Verify: verify.New(verify.Config{
+			Image:            cfg.Agent.Image,
+			Namespace:        cfg.Agent.Namespace,
+			PullPolicy:       cfg.Agent.PullPolicy,
+			ImagePullSecrets: cfg.Agent.ImagePullSecrets,
+		}, client),
+	}
+	return &Parts{
+		Rancher: client,
+		Register: func(r worker.Registry) {
+			workflows.Register(r)
+			workflows.RegisterActivities(r, activities)
+		},
+		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors()),
+	}, nil
 }
