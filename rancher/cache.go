@@ -84,7 +84,7 @@ func (c *Client) probeTypes(ctx context.Context) error {
 		"/apis/fleet.cattle.io/v1alpha1/bundledeployments",
 		"/apis/management.cattle.io/v3/clusters",
 	} {
-		_, err := c.fleet.Get().AbsPath("/k8s/clusters/"+localCluster+path).Param("limit", "1").Do(ctx).Raw()
+		_, err := c.fleet.Get().AbsPath(path).Param("limit", "1").Do(ctx).Raw()
 		if apierrors.IsNotFound(err) {
 			return problem(KindNotFound, "the management cluster behind %s does not serve %s; is Fleet installed?", c.cfg.URL, path)
 		}

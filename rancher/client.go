@@ -180,7 +180,7 @@ func validClusterID(id string) bool {
 func (c *Client) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	err := c.get(ctx, localCluster, "/apis/management.cattle.io/v3/settings/server-version")
+	err := c.get(ctx, localCluster, "/apis/management.cattle.io/v3/settings/server-url")
 	if KindOf(err) == KindNotFound {
 		return problem(KindNotFound, "%s answers, but has no management.cattle.io settings: it is not Rancher, or the path before /k8s is wrong", c.cfg.URL)
 	}

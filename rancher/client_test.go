@@ -46,7 +46,7 @@ func authorized(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	if r.URL.Path != "/k8s/clusters/local/apis/management.cattle.io/v3/settings/server-version" {
+	if r.URL.Path != "/k8s/clusters/local/apis/management.cattle.io/v3/settings/server-url" {
 		w.WriteHeader(http.StatusNotFound)
 	}
 }

@@ -31,7 +31,8 @@ func init() {
 		&BundleDeployment{}, &BundleDeploymentList{},
 	)
 	metav1.AddToGroupVersion(knownTypes, fleetGroupVersion)
-	knownTypes.AddKnownTypes(managementGroupVersion, &ManagementCluster{}, &ManagementClusterList{})
+	knownTypes.AddKnownTypeWithName(managementGroupVersion.WithKind("Cluster"), &ManagementCluster{})
+	knownTypes.AddKnownTypeWithName(managementGroupVersion.WithKind("ClusterList"), &ManagementClusterList{})
 	metav1.AddToGroupVersion(knownTypes, managementGroupVersion)
 }
 
