@@ -18,8 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prefix of the lab's groups, one for each node.
-const Prefix = "plab-"
+// prefix of the groups of all labs.
+const prefix = "plab-"
+
+// Name is a node's group in the lab with the given scope: each lab has its own,
+// so that taking one away spares the pods of another.
+func Name(scope, node string) string { return prefix + scope + "-" + node }
 
 // controllers that kubelet needs on a unified hierarchy.
 var controllers = []string{"cpuset", "cpu", "io", "memory", "pids"}
@@ -31,7 +35,7 @@ type mount struct {
 }
 
 // Ensure makes the group of a node in every hierarchy.
-func Ensure(node string) error {
+func Ensure(scope, node string) error {
 	ms, err := mounts()
 	if err != nil {
 		return err
@@ -41,7 +45,7 @@ func Ensure(node string) error {
 	}
 	onlyUnified := !slices.ContainsFunc(ms, func(m mount) bool { return !m.unified })
 	for _, m := range ms {
-		dir := filepath.Join(m.path, Prefix+node)
+		dir := filepath.Join(m.path, Name(scope, node))
 		if m.unified && onlyUnified {
 			if err := delegate(m.path); err != nil {
 				return err
@@ -98,15 +102,15 @@ func inheritCPUSet(parent, dir string) error {
 	return nil
 }
 
-// Found are the lab's groups in all hierarchies, as paths.
-func Found() ([]string, error) {
+// Found are a lab's groups in all hierarchies, as paths.
+func Found(scope string) ([]string, error) {
 	ms, err := mounts()
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for _, m := range ms {
-		dirs, err := filepath.Glob(filepath.Join(m.path, Prefix+"*"))
+		dirs, err := filepath.Glob(filepath.Join(m.path, Name(scope, "*")))
 		if err != nil {
 			return nil, err
 		}
@@ -133,11 +137,11 @@ func PIDs(dir string) []int {
 	return out
 }
 
-// RemoveAll takes the lab's groups away once their processes have ended.
-func RemoveAll(limit time.Duration) error {
+// RemoveAll takes a lab's groups away once their processes have ended.
+func RemoveAll(scope string, limit time.Duration) error {
 	var err error
 	for end := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
-		dirs, ferr := Found()
+		dirs, ferr := Found(scope)
 		if ferr != nil {
 			return ferr
 		}

@@ -26,6 +26,7 @@ const (
 
 type options struct {
 	stateDir, cacheDir, sourceDir string
+	noBuild                       bool
 	started                       time.Time
 	mu                            sync.Mutex
 	out                           io.Writer
@@ -72,7 +73,7 @@ func (o *options) log(format string, args ...any) {
 }
 
 func (o *options) config() substrate.Config {
-	return substrate.Config{StateDir: o.stateDir, CacheDir: o.cacheDir, SourceDir: o.sourceDir, Log: o.log, World: world.Up}
+	return substrate.Config{StateDir: o.stateDir, CacheDir: o.cacheDir, SourceDir: o.sourceDir, NoBuild: o.noBuild, Log: o.log, World: world.Up}
 }
 
 // withLab calls f with the lab held.

@@ -62,6 +62,7 @@ func (o *options) up() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&file, "topology", "", "file that says which clusters and nodes to start (default: mgmt, dev, staging and prod)")
+	cmd.Flags().BoolVar(&o.noBuild, "no-build", false, "take the Portcullis and workload programs as they were built last")
 	cmd.Flags().BoolVar(&bare, "bare", false, "start clusters alone: no Rancher, Git server, Fleet or workloads")
 	return cmd
 }
@@ -70,13 +71,16 @@ func (o *options) down() *cobra.Command {
 	return &cobra.Command{
 		Use: "down", Short: "Take everything away that the lab made, also after a crash", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return o.withLab(func(l *substrate.Lab) error {
-				if err := l.Down(); err != nil {
-					return err
-				}
-				o.log("nothing of the lab is left")
-				return nil
-			})
+			l, err := substrate.OpenDamaged(o.config())
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			if err := l.Down(); err != nil {
+				return err
+			}
+			o.log("nothing of the lab is left")
+			return nil
 		},
 	}
 }

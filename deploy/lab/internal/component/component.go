@@ -14,8 +14,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sort"
 	"strings"
+	"syscall"
 )
 
 // Versions of what the lab runs.
@@ -230,10 +232,24 @@ func RunGo(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	// A build of minutes must not go on when the lab command is killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := runOnThread(cmd); err != nil {
 		return "", fmt.Errorf("go %s in %s: %w\n%s", args[0], dir, err, lastLines(stderr.String(), 20))
 	}
 	return stdout.String(), nil
+}
+
+// runOnThread runs cmd from a thread that lives as long as this program does
+// nothing else on it: the death signal of a child is bound to the thread.
+func runOnThread(cmd *exec.Cmd) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		done <- cmd.Run()
+	}()
+	return <-done
 }
 
 func lastLines(s string, n int) string {

@@ -34,8 +34,21 @@ func NSPath(node string) string { return filepath.Join(nsDir, linkName(node)) }
 
 func linkName(node string) string { return Prefix + "-" + node }
 
-// EnsureBridge makes the bridge with its address.
-func EnsureBridge(address string, prefixLen int) error {
+// Owner is the state directory of the lab that the bridge belongs to, or empty
+// when there is no bridge.
+func Owner() (string, error) {
+	link, err := netlink.LinkByName(Bridge)
+	if isNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return link.Attrs().Alias, nil
+}
+
+// EnsureBridge makes the bridge with its address, as that of the lab owner.
+func EnsureBridge(owner, address string, prefixLen int) error {
 	link, err := netlink.LinkByName(Bridge)
 	if isNotFound(err) {
 		attrs := netlink.NewLinkAttrs()
@@ -46,6 +59,9 @@ func EnsureBridge(address string, prefixLen int) error {
 		link, err = netlink.LinkByName(Bridge)
 	}
 	if err != nil {
+		return fmt.Errorf("bridge %s: %w", Bridge, err)
+	}
+	if err := netlink.LinkSetAlias(link, owner); err != nil {
 		return fmt.Errorf("bridge %s: %w", Bridge, err)
 	}
 	if err := netlink.AddrReplace(link, addr(address, prefixLen)); err != nil {

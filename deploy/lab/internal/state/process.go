@@ -80,6 +80,18 @@ func End(ps []Process, grace time.Duration) error {
 // this process and those that it was started by.
 func Marked(dir string) []Process {
 	want := []byte(Marker + "=" + dir)
+	return withEnvironment(func(e []byte) bool { return bytes.Equal(e, want) })
+}
+
+// MarkedOthers are the processes of all labs but the one in dir.
+func MarkedOthers(dir string) []Process {
+	own := []byte(Marker + "=" + dir)
+	return withEnvironment(func(e []byte) bool {
+		return bytes.HasPrefix(e, []byte(Marker+"=")) && !bytes.Equal(e, own)
+	})
+}
+
+func withEnvironment(match func(variable []byte) bool) []Process {
 	own := ancestors(os.Getpid())
 	var out []Process
 	for _, pid := range PIDs() {
@@ -91,12 +103,27 @@ func Marked(dir string) []Process {
 			continue
 		}
 		for e := range bytes.SplitSeq(env, []byte{0}) {
-			if bytes.Equal(e, want) {
+			if match(e) {
 				if p, err := Identify(pid); err == nil {
 					out = append(out, p)
 				}
 				break
 			}
+		}
+	}
+	return out
+}
+
+// Strays are processes of the lab in dir that are neither known nor descend from a known one.
+func Strays(dir string, known map[int]bool) []Process {
+	var out []Process
+	for _, p := range Marked(dir) {
+		related := false
+		for a := range ancestors(p.PID) {
+			related = related || known[a]
+		}
+		if !related {
+			out = append(out, p)
 		}
 	}
 	return out

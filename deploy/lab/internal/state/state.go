@@ -52,6 +52,10 @@ type Images struct {
 
 // Store is state.json, held by one program at a time.
 type Store struct {
+	// Damage is why the record could not be read. Only taking the lab away, which
+	// finds things by their names too, may go on with it.
+	Damage error
+
 	dir  string
 	lock *os.File
 
@@ -63,7 +67,7 @@ type Store struct {
 var ErrBusy = errors.New("another lab command is running on this state directory; wait for it to end")
 
 // Open reads the state in dir and locks it until Close. A file that is missing
-// gives an empty state.
+// gives an empty state; so does a damaged one, with the error in Damage.
 func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -77,11 +81,10 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("%s: %w", dir, ErrBusy)
 	}
 	data, err := Read(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		lock.Close()
-		return nil, err
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
-	return &Store{dir: dir, lock: lock, data: data}, nil
+	return &Store{dir: dir, lock: lock, data: data, Damage: err}, nil
 }
 
 // Read returns the state in dir without locking it, for commands that only look.
@@ -92,7 +95,7 @@ func Read(dir string) (Data, error) {
 		return d, err
 	}
 	if err := json.Unmarshal(b, &d); err != nil {
-		return d, fmt.Errorf("%s: %w (`lab down` works without it: remove the file)", filepath.Join(dir, fileName), err)
+		return Data{Processes: map[string]Record{}}, fmt.Errorf("%s is damaged: %w; `lab down` works all the same", filepath.Join(dir, fileName), err)
 	}
 	if d.Processes == nil {
 		d.Processes = map[string]Record{}

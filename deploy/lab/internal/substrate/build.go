@@ -105,6 +105,9 @@ func BuildOwn(ctx context.Context, cfg Config) (Own, error) {
 // program builds one of the repository's programs, in module, for an image.
 func program(ctx context.Context, cfg Config, module, pkg string) (string, error) {
 	out := filepath.Join(cfg.CacheDir, "programs", filepath.Base(pkg))
+	if _, err := os.Stat(out); err == nil && cfg.NoBuild {
+		return out, nil
+	}
 	_, err := component.RunGo(ctx, module, "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, "./"+pkg)
 	return out, err
 }

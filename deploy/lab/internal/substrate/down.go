@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,7 +23,10 @@ import (
 // Down takes everything away that the lab made, after any crash, also without
 // its records, and says what is left if anything is.
 func (l *Lab) Down() error {
-	errs := []error{l.endProcesses(), netw.RemoveAll(), cgroup.RemoveAll(10 * time.Second), unmountUnder(l.StateDir)}
+	if err := checkOwner(l.StateDir); err != nil {
+		return err
+	}
+	errs := []error{l.endProcesses(), netw.RemoveAll(), cgroup.RemoveAll(scope(l.StateDir), 10*time.Second), unmountUnder(l.StateDir)}
 	l.Log("processes, namespaces, links, control groups and mounts are gone")
 	errs = append(errs, l.removeDirs(), l.removeState())
 	l.Log("files are gone")
@@ -43,15 +48,18 @@ func (l *Lab) endProcesses() error {
 		}
 	}
 	// A holder is the first process of its namespace, so this spares no pod.
-	err := state.End(holders, 0)
-	for _, p := range state.Marked(l.StateDir) {
-		if !slices.Contains(rest, p) {
-			rest = append(rest, p)
+	// Nothing is asked to end by itself: all that it would keep is removed next.
+	err := state.End(append(holders, rest...), 0)
+	// One that was just starting another is seen in the next round.
+	for range 5 {
+		marked := state.Marked(l.StateDir)
+		if len(marked) == 0 {
+			break
 		}
+		err = errors.Join(err, state.End(marked, 0))
 	}
-	err = errors.Join(err, state.End(rest, stopGrace))
 	// Pods carry no marker. Those of a node whose holder was not recorded are in its group.
-	groups, gerr := cgroup.Found()
+	groups, gerr := cgroup.Found(scope(l.StateDir))
 	var pods []state.Process
 	for _, g := range groups {
 		for _, pid := range cgroup.PIDs(g) {
@@ -66,9 +74,13 @@ func (l *Lab) endProcesses() error {
 // removeDirs takes away the folders that the machine did not have, deepest first.
 // Without a record it takes only empty ones of those that the lab makes.
 func (l *Lab) removeDirs() error {
-	dirs := l.store.Get().Dirs
-	if len(dirs) == 0 {
+	// To remove a folder takes away what another lab has mounted on it.
+	if len(state.MarkedOthers(l.StateDir)) > 0 {
 		return nil
+	}
+	dirs := l.store.Get().Dirs
+	if len(l.plan.Clusters) == 0 {
+		dirs = wellKnownDirs()
 	}
 	var errs []error
 	for _, d := range slices.Backward(dirs) {
@@ -79,6 +91,18 @@ func (l *Lab) removeDirs() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// wellKnownDirs are the folders that a lab makes if they are missing, without
+// those that belong to a Debian package.
+func wellKnownDirs() []string {
+	var out []string
+	for _, d := range append(slices.Sorted(maps.Values(own)), modulesDir) {
+		if exec.Command("dpkg-query", "-S", d).Run() != nil {
+			out = append(out, d)
+		}
+	}
+	return out
 }
 
 // removeState empties the state directory and removes it. The lock file goes
@@ -117,7 +141,7 @@ func Leftovers(stateDir string) []string {
 	}
 	add("link", links...)
 	add("network namespace", namespaces...)
-	groups, err := cgroup.Found()
+	groups, err := cgroup.Found(scope(stateDir))
 	if err != nil {
 		add("unknown control groups:", err.Error())
 	}

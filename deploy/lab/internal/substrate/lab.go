@@ -4,6 +4,8 @@ package substrate
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,6 +30,8 @@ type Config struct {
 	// StateDir holds the running lab, CacheDir what was built for it, and
 	// SourceDir the repository.
 	StateDir, CacheDir, SourceDir string
+	// NoBuild takes the repository's own programs from the cache as they are.
+	NoBuild bool
 	// Log prints one line of progress.
 	Log func(format string, args ...any)
 	// World fills the clusters once they run; nil leaves them empty.
@@ -41,8 +45,21 @@ type Lab struct {
 	plan  topology.Plan
 }
 
-// Open takes hold of the lab in the state directory.
+// Open takes hold of the lab in the state directory, whose record must be whole.
 func Open(cfg Config) (*Lab, error) {
+	l, err := OpenDamaged(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.store.Damage; err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// OpenDamaged is Open for taking a lab away, also if its record cannot be read.
+func OpenDamaged(cfg Config) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the lab makes namespaces, mounts and links: run this as root")
 	}
@@ -62,6 +79,12 @@ func Open(cfg Config) (*Lab, error) {
 		})
 	}
 	return l, err
+}
+
+// scope tells labs in different state directories apart, where names are shared by the machine.
+func scope(stateDir string) string {
+	sum := sha256.Sum256([]byte(stateDir))
+	return hex.EncodeToString(sum[:3])
 }
 
 // Close lets other lab commands in.

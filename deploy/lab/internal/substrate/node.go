@@ -58,6 +58,9 @@ func upNodeNet(c topology.PlannedCluster, i int) error {
 // upHolder makes a node's mount, host name and process namespaces. Its first
 // process holds them; when it ends, everything in the node ends with it.
 func (l *Lab) upHolder(n topology.Node) error {
+	if err := cgroup.Ensure(scope(l.StateDir), n.Name); err != nil {
+		return err
+	}
 	name := holderName(n.Name)
 	if l.store.Get().Processes[name].Alive() {
 		return nil
@@ -71,9 +74,6 @@ func (l *Lab) upHolder(n topology.Node) error {
 		}
 	}
 	if err := l.store.MakeDir(modulesDir); err != nil {
-		return err
-	}
-	if err := cgroup.Ensure(n.Name); err != nil {
 		return err
 	}
 	r := state.Record{Command: []string{l.bin("lab"), "node-init", n.Name, l.nodeDir(n.Name)}, NetNS: n.Name}
@@ -237,7 +237,7 @@ const containerdConfig = `version = 2
 func (l *Lab) kubeletConfig(c topology.PlannedCluster, n topology.Node) object {
 	return object{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-		"cgroupDriver": "cgroupfs", "cgroupRoot": "/" + cgroup.Prefix + n.Name, "failSwapOn": false,
+		"cgroupDriver": "cgroupfs", "cgroupRoot": "/" + cgroup.Name(scope(l.StateDir), n.Name), "failSwapOn": false,
 		"authentication": object{
 			"anonymous": object{"enabled": false}, "webhook": object{"enabled": true}, "x509": object{"clientCAFile": l.pki(c.Name, "ca.crt")},
 		},
@@ -252,8 +252,8 @@ func (l *Lab) kubeletConfig(c topology.PlannedCluster, n topology.Node) object {
 		"evictionHard":                object{"imagefs.available": "1%", "nodefs.available": "1%", "memory.available": "50Mi"},
 		// All nodes share one disk, which cadvisor does not find behind a bind mount.
 		"localStorageCapacityIsolation": false,
-		"nodeStatusUpdateFrequency":     "4s", "syncFrequency": "30s",
-		"containerLogMaxSize": "10Mi", "maxPods": 250,
+		"syncFrequency":                 "30s",
+		"containerLogMaxSize":           "10Mi", "maxPods": 250,
 	}
 }
 

@@ -125,7 +125,7 @@ func labPIDs(stateDir string) map[int]bool {
 	for _, p := range state.Marked(stateDir) {
 		out[p.PID] = true
 	}
-	groups, _ := cgroup.Found()
+	groups, _ := cgroup.Found(scope(stateDir))
 	for _, g := range groups {
 		for _, pid := range cgroup.PIDs(g) {
 			out[pid] = true

@@ -32,6 +32,9 @@ func (l *Lab) Up(ctx context.Context, t topology.Topology, b Built) error {
 	if len(l.plan.Clusters) > 0 && !reflect.DeepEqual(l.plan, plan) {
 		return ErrOtherTopology
 	}
+	if err := l.checkAlone(); err != nil {
+		return err
+	}
 	l.plan = plan
 	if err := l.store.Update(func(d *state.Data) {
 		d.Plan, d.BootID, d.Ready = plan, state.BootID(), false
@@ -39,10 +42,13 @@ func (l *Lab) Up(ctx context.Context, t topology.Topology, b Built) error {
 	}); err != nil {
 		return err
 	}
+	if err := l.endStrays(); err != nil {
+		return err
+	}
 	if err := l.prepare(b); err != nil {
 		return err
 	}
-	if err := netw.EnsureBridge(topology.Gateway, topology.PrefixLen); err != nil {
+	if err := netw.EnsureBridge(l.StateDir, topology.Gateway, topology.PrefixLen); err != nil {
 		return err
 	}
 	if err := l.upEtcd(ctx); err != nil {
@@ -67,6 +73,47 @@ func (l *Lab) Up(ctx context.Context, t topology.Topology, b Built) error {
 		}
 	}
 	return l.store.Update(func(d *state.Data) { d.Ready = true })
+}
+
+// checkAlone refuses to start beside another lab, or over the remains of one
+// whose record is lost.
+func (l *Lab) checkAlone() error {
+	if err := checkOwner(l.StateDir); err != nil {
+		return err
+	}
+	if len(l.plan.Clusters) > 0 {
+		return nil
+	}
+	left := Leftovers(l.StateDir)
+	// The folder itself is there: this program holds its lock.
+	left = slices.DeleteFunc(left, func(s string) bool { return s == "folder "+l.StateDir })
+	if len(left) > 0 {
+		return fmt.Errorf("remains of a lab without its record are here (%s, %d in all); `lab down` takes them away", left[0], len(left))
+	}
+	return nil
+}
+
+// checkOwner refuses to touch the network of a lab with another state directory that still runs.
+func checkOwner(stateDir string) error {
+	owner, err := netw.Owner()
+	if err != nil {
+		return err
+	}
+	if owner == "" || owner == stateDir || len(state.Marked(owner)) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the lab of %s is up on this machine, and there is room for one; `lab --state %s down` takes it away", owner, owner)
+}
+
+// endStrays ends processes that a killed `lab up` started and did not record.
+func (l *Lab) endStrays() error {
+	known := map[int]bool{}
+	for _, r := range l.store.Get().Processes {
+		if r.Alive() {
+			known[r.PID] = true
+		}
+	}
+	return state.End(state.Strays(l.StateDir, known), stopGrace)
 }
 
 // prepare makes the state directory and the programs in it.
