@@ -67,9 +67,7 @@ func (d *drawing) draw(rows, story int) {
 // line adds a line of plain text, cut to the width, painted by paint afterwards
 // so that no escape sequence is cut in two.
 func (d *drawing) line(paint func(string) string, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	indent := len(text) - len(strings.TrimLeft(text, " "))
-	text = strings.Repeat(" ", indent) + Cut(text, d.Width-indent)
+	text := shorten(strings.TrimRight(clean(fmt.Sprintf(format, args...)), " "), d.Width)
 	if paint != nil {
 		text = paint(text)
 	}

@@ -40,10 +40,11 @@ func Ago(d time.Duration) string {
 	}
 }
 
-// Cut shortens text to width characters, with an ellipsis where it was longer,
-// and makes one line of it.
-func Cut(text string, width int) string {
-	text = strings.Join(strings.Fields(clean(text)), " ")
+// Cut makes one line of text, and shortens it to width characters.
+func Cut(text string, width int) string { return shorten(oneLine(text), width) }
+
+// shorten ends text with an ellipsis where it is longer than width characters.
+func shorten(text string, width int) string {
 	if utf8.RuneCountInString(text) <= width {
 		return text
 	}
