@@ -287,6 +287,10 @@ func (l *Lab) Reimport(ctx context.Context, o Own) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	// The daemon installs the agent from the image that its configuration names.
+	if err := world.WriteConfig(l.StateDir, o.Portcullis); err != nil {
+		return err
+	}
 	return l.store.Update(func(d *state.Data) {
 		d.Images = state.Images{Portcullis: o.Portcullis, Workload: o.Workload}
 	})

@@ -14,28 +14,29 @@ import (
 //go:embed pipeline.yaml
 var pipelineYAML []byte
 
-// configFiles writes what Portcullis is started and driven with on this lab.
-func (w *world) configFiles() error {
-	server, err := w.serverConfig()
+// WriteConfig writes what Portcullis is started and driven with on a lab:
+// portcullis.yaml and pipeline.yaml.
+func WriteConfig(stateDir, portcullisImage string) error {
+	server, err := serverConfig(stateDir, portcullisImage)
 	if err != nil {
 		return err
 	}
-	if err := rancherd.WriteFile(filepath.Join(w.StateDir, "pipeline.yaml"), pipelineYAML, 0o644); err != nil {
+	if err := rancherd.WriteFile(filepath.Join(stateDir, "pipeline.yaml"), pipelineYAML, 0o644); err != nil {
 		return err
 	}
-	return rancherd.WriteFile(filepath.Join(w.StateDir, "portcullis.yaml"), server, 0o644)
+	return rancherd.WriteFile(filepath.Join(stateDir, "portcullis.yaml"), server, 0o644)
 }
 
-func (w *world) serverConfig() ([]byte, error) {
-	files := rancherd.In(w.StateDir)
+func serverConfig(stateDir, image string) ([]byte, error) {
+	files := rancherd.In(stateDir)
 	type section = map[string]string
 	b, err := yaml.Marshal(map[string]section{
 		"rancher": {
 			"url": rancherd.URL, "tokenFile": files.Token(), "caFile": files.CACert(), "workspace": fleetlab.Workspace,
 		},
 		"temporal": {"address": "127.0.0.1:7233", "namespace": "default", "taskQueue": "portcullis"},
-		"agent":    {"image": w.PortcullisImage, "namespace": "portcullis-system", "pullPolicy": "Never"},
-		"git":      {"cacheDir": filepath.Join(w.StateDir, "git-cache")},
+		"agent":    {"image": image, "namespace": "portcullis-system", "pullPolicy": "Never"},
+		"git":      {"cacheDir": filepath.Join(stateDir, "git-cache")},
 		"log":      {"level": "info", "format": "text"},
 	})
 	if err != nil {

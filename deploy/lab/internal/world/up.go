@@ -37,7 +37,7 @@ func Up(ctx context.Context, e Env) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return w.configFiles()
+	return WriteConfig(e.StateDir, e.PortcullisImage)
 }
 
 // world is an Env with its clients.

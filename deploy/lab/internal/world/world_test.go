@@ -91,8 +91,7 @@ func (a app) listens(n int) bool {
 }
 
 func TestServerConfig(t *testing.T) {
-	w := &world{Env: Env{StateDir: "/state", PortcullisImage: "example.com/portcullis:1"}}
-	b, err := w.serverConfig()
+	b, err := serverConfig("/state", "example.com/portcullis:1")
 	if err != nil {
 		t.Fatal(err)
 	}
