@@ -40,8 +40,9 @@ type Activities struct {
 	Verify  *verify.Activities
 }
 
-// RegisterActivities registers every activity, named <package>.<Method>. The
-// structs' other methods (Collectors) have not the form of an activity and are left out.
+// RegisterActivities registers every activity, named <package>.<Method>. Exported
+// methods that are no activities, such as those that hand out metrics, are
+// passed over; a test makes sure that no activity is.
 func RegisterActivities(r worker.ActivityRegistry, a Activities) {
 	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify} {
 		r.RegisterActivityWithOptions(methods, activity.RegisterOptions{Name: prefix, SkipInvalidStructFunctions: true})
