@@ -28,6 +28,7 @@ func (o *options) build() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer b.Close()
 			o.log("everything is built: %s %s", b.Own.Portcullis, b.Own.Workload)
 			return nil
 		},
@@ -52,6 +53,7 @@ func (o *options) up() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				defer b.Close()
 				o.log("everything is built")
 				if err := l.Up(cmd.Context(), t, b); err != nil {
 					return err
@@ -119,6 +121,11 @@ func (o *options) image() *cobra.Command {
 				return err
 			}
 			return o.withLab(func(l *substrate.Lab) error {
+				unlock, err := substrate.LockCache(cmd.Context(), o.config())
+				if err != nil {
+					return err
+				}
+				defer unlock()
 				own, err := substrate.BuildOwn(cmd.Context(), o.config())
 				if err != nil {
 					return err

@@ -20,7 +20,8 @@ var basePackages = []string{
 	"kmod", "mawk", "netbase", "procps", "runit", "sed", "tini",
 }
 
-// dropped are folders that no program of the lab reads.
+// dropped is what no program of the lab reads: the content of folders, where
+// there is a slash at the end, and else everything that begins so.
 var dropped = []string{
 	"usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/info/", "usr/share/perl", "usr/share/i18n/",
 	"usr/share/bash-completion/", "usr/share/zoneinfo/", "usr/lib/x86_64-linux-gnu/gconv/", "usr/lib/x86_64-linux-gnu/perl",
@@ -45,7 +46,7 @@ func links() []File {
 
 // BaseLayer is a Debian root from packages, made once with mmdebstrap and kept in cache.
 func BaseLayer(ctx context.Context, cache string, log func(string, ...any)) (Layer, error) {
-	recipe := sha256.Sum256(fmt.Append(nil, basePackages, dropped, links(), "v1"))
+	recipe := sha256.Sum256(fmt.Append(nil, basePackages, dropped, links(), "v2"))
 	dir := filepath.Join(cache, "layers")
 	note := filepath.Join(cache, "base-"+hex.EncodeToString(recipe[:])[:12])
 	if sum, err := os.ReadFile(note); err == nil {
@@ -118,10 +119,9 @@ func filterBase(out *tar.Writer, in io.Reader) error {
 	return nil
 }
 
-// unwanted keeps the dropped folders themselves and leaves out what is in them.
 func unwanted(name string) bool {
 	for _, d := range dropped {
-		if strings.HasPrefix(name, d) && name != d {
+		if strings.HasPrefix(name, d) && (name != d || !strings.HasSuffix(d, "/")) {
 			return true
 		}
 	}

@@ -125,6 +125,20 @@ func (a *Authority) current(certFile, keyFile string, r Request) bool {
 	return time.Until(pair.Leaf.NotAfter) > 24*time.Hour
 }
 
+// Signed says whether this authority signed the certificate in file.
+func (a *Authority) Signed(file string) bool {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return false
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	return err == nil && cert.CheckSignatureFrom(a.cert) == nil
+}
+
 // SigningKey makes the key pair NAME.key, NAME.pub that signs service account
 // tokens, unless it is there already.
 func SigningKey(dir, name string) error {

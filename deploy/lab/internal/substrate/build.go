@@ -2,12 +2,16 @@ package substrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/component"
 	"portcullis.dev/portcullis/deploy/lab/internal/image"
@@ -27,6 +31,46 @@ type Built struct {
 	Store string
 	// Own are the images of the repository's own programs, with their archives.
 	Own Own
+
+	lock *os.File
+}
+
+// Close lets others take away what this was built of.
+func (b Built) Close() {
+	if b.lock != nil {
+		b.lock.Close()
+	}
+}
+
+// lockCache lets one program build at a time, and none while a lab is started
+// from what another has built.
+func lockCache(ctx context.Context, cfg Config) (*os.File, error) {
+	if err := os.MkdirAll(cfg.CacheDir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(cfg.CacheDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for first := true; ; first = false {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if first && errors.Is(err, unix.EWOULDBLOCK) {
+			cfg.Log("another lab command uses %s, waiting for it", cfg.CacheDir)
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("%s is in use by another lab command: %w", cfg.CacheDir, ctx.Err())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // Own images change with the repository.
@@ -36,11 +80,27 @@ type Own struct {
 	Archives []string
 }
 
-// Build makes everything that is not in the cache yet.
+// Build makes everything that is not in the cache yet. It stays there until the
+// result is closed.
 func Build(ctx context.Context, cfg Config) (Built, error) {
-	if err := os.MkdirAll(cfg.CacheDir, 0o755); err != nil {
+	lock, err := lockCache(ctx, cfg)
+	if err != nil {
 		return Built{}, err
 	}
+	built, err := buildLocked(ctx, cfg)
+	if err == nil {
+		// From here on others may use the cache, but not change it.
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_SH)
+	}
+	if err != nil {
+		lock.Close()
+		return Built{}, err
+	}
+	built.lock = lock
+	return built, nil
+}
+
+func buildLocked(ctx context.Context, cfg Config) (Built, error) {
 	if err := installPackages(ctx, cfg.Log); err != nil {
 		return Built{}, err
 	}
@@ -70,6 +130,15 @@ func Build(ctx context.Context, cfg Config) (Built, error) {
 		return Built{}, err
 	}
 	return built, image.Prune(cfg.CacheDir, built.Store, append(set, image.Image{Layers: []image.Layer{base}}))
+}
+
+// LockCache keeps others from changing the cache until unlock is called.
+func LockCache(ctx context.Context, cfg Config) (unlock func(), err error) {
+	f, err := lockCache(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return func() { f.Close() }, nil
 }
 
 // BuildOwn builds the repository's own programs into images.

@@ -1,0 +1,205 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestLayerIsReproducible(t *testing.T) {
+	dir := t.TempDir()
+	src := filepath.Join(dir, "program")
+	if err := os.WriteFile(src, []byte("#!"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := []File{{Path: "usr/bin/p", Source: src}, {Path: "etc/f", Content: []byte("x"), Mode: 0o644}, {Path: "bin/p", Link: "/usr/bin/p"}}
+	a, err := BuildLayer(dir, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files[0], files[2] = files[2], files[0]
+	b, err := BuildLayer(dir, files)
+	if err != nil || a != b {
+		t.Errorf("%+v and %+v (%v) differ", a, b, err)
+	}
+	got := map[string]int64{}
+	f, err := os.Open(a.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[h.Name] = h.Mode
+	}
+	for name, mode := range map[string]int64{"usr/": 0o755, "usr/bin/": 0o755, "usr/bin/p": 0o755, "etc/f": 0o644, "bin/p": 0o755} {
+		if got[name] != mode {
+			t.Errorf("%s has mode %o, want %o", name, got[name], mode)
+		}
+	}
+}
+
+// What containerd imports: every blob has the content that its name says, names
+// are whole, and a shared layer is there once.
+func TestArchive(t *testing.T) {
+	dir := t.TempDir()
+	shared, err := BuildLayer(dir, []File{{Path: "base", Content: []byte("base")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	images := []Image{{Ref: "docker.io/a/b:v1", Layers: []Layer{shared}, Config: Config{User: "1"}}, {Ref: "docker.io/a/c:v2", Layers: []Layer{shared}}}
+	var buf bytes.Buffer
+	if err := WriteArchive(&buf, images); err != nil {
+		t.Fatal(err)
+	}
+	entries := map[string][]byte{}
+	for r := tar.NewReader(&buf); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := entries[h.Name]; ok {
+			t.Errorf("%s is there twice", h.Name)
+		}
+		if entries[h.Name], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, content := range entries {
+		if digest, ok := strings.CutPrefix(name, "blobs/sha256/"); ok {
+			if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != digest {
+				t.Errorf("%s holds something else", name)
+			}
+		}
+	}
+	var idx index
+	if err := json.Unmarshal(entries["index.json"], &idx); err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range idx.Manifests {
+		if d.Annotations["io.containerd.image.name"] != images[i].Ref {
+			t.Errorf("manifest %d is %v", i, d.Annotations)
+		}
+		var m manifest
+		blob := entries["blobs/"+strings.Replace(d.Digest, ":", "/", 1)]
+		if err := json.Unmarshal(blob, &m); err != nil || m.Layers[0].Digest != shared.Digest || int64(len(blob)) != d.Size {
+			t.Errorf("manifest %d: %v %+v", i, err, m)
+		}
+	}
+}
+
+func TestTagFollowsTheProgram(t *testing.T) {
+	if _, err := os.Stat(caBundle); err != nil {
+		t.Skip("the machine has no ca-certificates")
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, "portcullis")
+	ref := func(content string) string {
+		t.Helper()
+		if err := os.WriteFile(program, []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		img, err := Portcullis(dir, program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img.Ref
+	}
+	if a, b := ref("one"), ref("two"); a == b || a != PortcullisName+":7692c3ad3540" {
+		t.Errorf("references %s and %s", a, b)
+	}
+}
+
+func TestUnwanted(t *testing.T) {
+	for name, want := range map[string]bool{
+		"usr/share/doc/": false, "usr/share/doc/x": true, "usr/bin/perl": true, "usr/bin/perl5": true, "usr/bin/ip": false, "dev/null": true,
+	} {
+		if unwanted(name) != want {
+			t.Errorf("unwanted(%q) = %t", name, !want)
+		}
+	}
+}
+
+func TestCloneStoreSharesLayersAndCopiesDatabases(t *testing.T) {
+	store, node := t.TempDir(), filepath.Join(t.TempDir(), "node")
+	for name, content := range map[string]string{"content/blob": "layer", "meta.db": "database"} {
+		file := filepath.Join(store, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("blob", filepath.Join(store, "content", "link")); err != nil {
+		t.Fatal(err)
+	}
+	// Twice, as when the first was broken off.
+	for range 2 {
+		if err := CloneStore(store, node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inode := func(path string) uint64 {
+		t.Helper()
+		fi, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !ok {
+			t.Fatal("no inode")
+		}
+		return st.Ino
+	}
+	if inode(filepath.Join(store, "meta.db")) == inode(filepath.Join(node, "meta.db")) {
+		t.Error("the database is shared")
+	}
+	if b, err := os.ReadFile(filepath.Join(node, "content", "link")); err != nil || string(b) != "layer" {
+		t.Errorf("through the link: %q %v", b, err)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	cache := t.TempDir()
+	keep, err := BuildLayer(filepath.Join(cache, "layers"), []File{{Path: "keep"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop, err := BuildLayer(filepath.Join(cache, "layers"), []File{{Path: "drop"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := filepath.Join(cache, "stores", "now")
+	for _, d := range []string{store, filepath.Join(cache, "stores", "old")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Prune(cache, store, []Image{{Layers: []Layer{keep}}}); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{keep.Path: true, drop.Path: false, store: true, filepath.Join(cache, "stores", "old"): false} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: %v, want kept %t", path, err, want)
+		}
+	}
+}
