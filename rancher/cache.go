@@ -9,6 +9,8 @@ import (
 	"github.com/rancher/lasso/pkg/cache"
 	"github.com/rancher/lasso/pkg/controller"
 	"github.com/rancher/wrangler/v3/pkg/generic"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -35,6 +37,7 @@ type caches struct {
 	deployments generic.ControllerInterface[*BundleDeployment, *BundleDeploymentList]
 	clusters    generic.ControllerInterface[*fleet.Cluster, *fleet.ClusterList]
 	groups      generic.ControllerInterface[*fleet.ClusterGroup, *fleet.ClusterGroupList]
+	jobs        generic.ControllerInterface[*batchv1.Job, *batchv1.JobList]
 	management  generic.NonNamespacedControllerInterface[*ManagementCluster, *ManagementClusterList]
 	factory     controller.SharedControllerFactory
 	workspace   string
@@ -83,6 +86,7 @@ func (c *Client) probeTypes(ctx context.Context) error {
 		"/apis/fleet.cattle.io/v1alpha1/namespaces/" + c.cfg.Workspace + "/clustergroups",
 		"/apis/fleet.cattle.io/v1alpha1/bundledeployments",
 		"/apis/management.cattle.io/v3/clusters",
+		"/apis/batch/v1/namespaces/" + c.cfg.Workspace + "/jobs",
 	} {
 		_, err := c.fleet.Get().AbsPath(path).Param("limit", "1").Do(ctx).Raw()
 		if apierrors.IsNotFound(err) {
@@ -104,6 +108,7 @@ func (c *Client) newCaches(ctx context.Context) (*caches, error) {
 	for _, kind := range []string{"GitRepo", "Bundle", "Cluster", "ClusterGroup"} {
 		inWorkspace[fleetGroupVersion.WithKind(kind)] = c.cfg.Workspace
 	}
+	inWorkspace[batchv1.SchemeGroupVersion.WithKind("Job")] = c.cfg.Workspace
 	factory, err := controller.NewSharedControllerFactoryFromConfigWithOptions(base, knownTypes, &controller.SharedControllerFactoryOptions{
 		CacheOptions:           &cache.SharedCacheFactoryOptions{KindNamespace: inWorkspace},
 		DefaultWorkers:         workersPerType,
@@ -120,6 +125,7 @@ func (c *Client) newCaches(ctx context.Context) (*caches, error) {
 		deployments: generic.NewController[*BundleDeployment, *BundleDeploymentList](fleetGroupVersion.WithKind("BundleDeployment"), "bundledeployments", true, factory),
 		clusters:    generic.NewController[*fleet.Cluster, *fleet.ClusterList](fleetGroupVersion.WithKind("Cluster"), "clusters", true, factory),
 		groups:      generic.NewController[*fleet.ClusterGroup, *fleet.ClusterGroupList](fleetGroupVersion.WithKind("ClusterGroup"), "clustergroups", true, factory),
+		jobs:        generic.NewController[*batchv1.Job, *batchv1.JobList](batchv1.SchemeGroupVersion.WithKind("Job"), "jobs", true, factory),
 		management:  generic.NewNonNamespacedController[*ManagementCluster, *ManagementClusterList](managementGroupVersion.WithKind("Cluster"), "clusters", factory),
 	}
 	if err := made.slim(); err != nil {
@@ -137,6 +143,7 @@ func (k *caches) informers() map[string]toolscache.SharedIndexInformer {
 		"BundleDeployments":   k.deployments.Informer(),
 		"Fleet Clusters":      k.clusters.Informer(),
 		"ClusterGroups":       k.groups.Informer(),
+		"Jobs":                k.jobs.Informer(),
 		"management Clusters": k.management.Informer(),
 	}
 }
@@ -163,6 +170,8 @@ func slim(obj any) (any, error) {
 		o.Spec.Resources, o.Status.ResourceKey, o.Status.PartitionStatus = nil, nil, nil
 	case *BundleDeployment:
 		o.Status.Resources = nil
+	case *batchv1.Job:
+		o.Spec.Template = corev1.PodTemplateSpec{}
 	}
 	return obj, nil
 }
@@ -174,6 +183,19 @@ func (k *caches) index() {
 	k.deployments.Cache().AddIndexer(byRepo, func(d *BundleDeployment) ([]string, error) {
 		return repoIndex(d.Labels[fleet.BundleNamespaceLabel], d.Labels[fleet.RepoLabel]), nil
 	})
+	k.jobs.Cache().AddIndexer(byRepo, func(j *batchv1.Job) ([]string, error) {
+		return repoIndex(j.Namespace, ownerOf(j)), nil
+	})
+}
+
+// ownerOf is the GitRepo whose git job this is, or "".
+func ownerOf(j *batchv1.Job) string {
+	for _, o := range j.OwnerReferences {
+		if o.Kind == "GitRepo" {
+			return o.Name
+		}
+	}
+	return ""
 }
 
 func repoIndex(namespace, repo string) []string {
@@ -201,6 +223,10 @@ func (k *caches) handle(ctx context.Context, wake *notifier) {
 			return d.Labels[fleet.BundleNamespaceLabel], d.Labels[fleet.RepoLabel]
 		})
 		return d, nil
+	})
+	k.jobs.OnChange(ctx, name, func(_ string, j *batchv1.Job) (*batchv1.Job, error) {
+		wakeOwner(wake, j == nil, func() (string, string) { return j.Namespace, ownerOf(j) })
+		return j, nil
 	})
 }
 
@@ -253,6 +279,8 @@ type Snapshot struct {
 	GitRepo     *fleet.GitRepo
 	Bundles     []*fleet.Bundle
 	Deployments []*BundleDeployment
+	// Jobs are Fleet's git jobs of the GitRepo that were not deleted yet.
+	Jobs []*batchv1.Job
 }
 
 // Snapshot reads the caches; its objects must not be changed.
@@ -274,6 +302,9 @@ func (c *Client) Snapshot(name string) (Snapshot, error) {
 	}
 	if s.Deployments, err = k.deployments.Cache().GetByIndex(byRepo, key); err != nil {
 		return Snapshot{}, problem(KindFailed, "reading the cache of BundleDeployments: %v", err)
+	}
+	if s.Jobs, err = k.jobs.Cache().GetByIndex(byRepo, key); err != nil {
+		return Snapshot{}, problem(KindFailed, "reading the cache of Jobs: %v", err)
 	}
 	return s, nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
@@ -54,6 +55,7 @@ type Client struct {
 	check  *retryablehttp.Client
 	fleet  rest.Interface
 	core   rest.Interface
+	batch  rest.Interface
 
 	wake *notifier
 
@@ -111,6 +113,9 @@ func (c *Client) connectors() error {
 		return problem(KindInvalid, "building the Fleet client for %s: %v", c.cfg.URL, err)
 	}
 	if c.core, err = groupClient(base, corev1.SchemeGroupVersion); err != nil {
+		return problem(KindInvalid, "building the client for %s: %v", c.cfg.URL, err)
+	}
+	if c.batch, err = groupClient(base, batchv1.SchemeGroupVersion); err != nil {
 		return problem(KindInvalid, "building the client for %s: %v", c.cfg.URL, err)
 	}
 	return nil

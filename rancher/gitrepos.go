@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,6 +29,27 @@ func (c *Client) GetGitRepo(ctx context.Context, name string) (*fleet.GitRepo, e
 	}
 	return repo, nil
 }
+
+// GitJobs reads the git jobs of a GitRepo that were not deleted yet.
+func (c *Client) GitJobs(ctx context.Context, name string) ([]*batchv1.Job, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	list := &batchv1.JobList{}
+	err := c.batch.Get().Namespace(c.cfg.Workspace).Resource("jobs").Param("labelSelector", labelJobGeneration).Do(ctx).Into(list)
+	if err != nil {
+		return nil, c.wrap(ctx, err, "listing the git jobs of "+c.cfg.Workspace)
+	}
+	var out []*batchv1.Job
+	for i := range list.Items {
+		if ownerOf(&list.Items[i]) == name {
+			out = append(out, &list.Items[i])
+		}
+	}
+	return out, nil
+}
+
+// labelJobGeneration is on every git job of Fleet.
+const labelJobGeneration = "fleet.cattle.io/gitrepo-generation"
 
 // ListGitRepos reads all GitRepos of the workspace that have the labels.
 func (c *Client) ListGitRepos(ctx context.Context, having map[string]string) ([]fleet.GitRepo, error) {

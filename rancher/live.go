@@ -8,6 +8,8 @@ import (
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
 	"github.com/rancher/wrangler/v3/pkg/genericcondition"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Want is what is asked of a GitRepo.
@@ -121,15 +123,18 @@ func (r *Report) head(s Snapshot, want Want, paused bool) {
 	case repo == nil:
 		r.fail("the GitRepo is not there")
 	case repo.DeletionTimestamp != nil:
-		r.fail("GitRepo %s is being deleted by someone else", repo.Name)
+		r.fail("it is being deleted by someone else")
 	case repo.Generation < want.Generation:
 		r.Waiting = fmt.Sprintf("the change of GitRepo %s is not seen yet", repo.Name)
 	case repo.Spec.Branch != want.Branch || repo.Spec.Revision != want.Commit:
-		r.fail("GitRepo %s was changed by someone else: it has %s now", repo.Name, pinned(repo))
+		r.fail("it was changed by someone else: it has %s now", pinned(repo))
 	case repo.Spec.Paused != paused:
-		r.fail("GitRepo %s was changed by someone else: spec.paused is %t now", repo.Name, repo.Spec.Paused)
+		r.fail("it was changed by someone else: spec.paused is %t now", repo.Spec.Paused)
 	default:
 		r.job(repo)
+	}
+	if r.Waiting == "" {
+		r.running(s)
 	}
 	if r.Waiting == "" {
 		r.bundles(s, want)
@@ -151,6 +156,9 @@ func (r *Report) job(repo *fleet.GitRepo) {
 	switch {
 	case repo.Status.ObservedGeneration != repo.Generation:
 		r.Waiting = "Fleet has not taken up the change of GitRepo " + repo.Name
+	case repo.Status.UpdateGeneration != repo.Spec.ForceSyncGeneration:
+		r.Waiting = "Fleet has not taken up forceSyncGeneration of GitRepo " + repo.Name
+		r.Lost = true
 	case accepted != nil && accepted.Status == "False":
 		r.Waiting = fmt.Sprintf("Fleet does not accept GitRepo %s: %s", repo.Name, oneLine(accepted.Message))
 		r.JobFailed = true
@@ -161,6 +169,27 @@ func (r *Report) job(repo *fleet.GitRepo) {
 		r.Waiting = fmt.Sprintf("Fleet cannot read branch %s for GitRepo %s: %s", repo.Spec.Branch, repo.Name, oneLine(polling.Message))
 	case repo.Status.GitJobStatus != "Current":
 		r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s is %s", repo.Name, orSome(repo.Status.GitJobStatus, "not started"))
+	}
+}
+
+// running judges the git jobs themselves: Fleet also shows a job that has only
+// started as "Current", and until it has ended there may be Bundles to come.
+func (r *Report) running(s Snapshot) {
+	for _, j := range s.Jobs {
+		if j.Status.Succeeded > 0 || j.DeletionTimestamp != nil {
+			continue
+		}
+		for _, c := range j.Status.Conditions {
+			if c.Type == batchv1.JobFailed && c.Status == corev1.ConditionTrue {
+				r.JobFailed = true
+				r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s failed: %s", s.GitRepo.Name, oneLine(c.Message))
+				return
+			}
+		}
+		r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s is running", s.GitRepo.Name)
+		if j.Status.Ready == nil || *j.Status.Ready == 0 {
+			r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s waits for its pod to start", s.GitRepo.Name)
+		}
 	}
 }
 

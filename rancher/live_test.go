@@ -8,6 +8,7 @@ import (
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
 	"github.com/rancher/wrangler/v3/pkg/genericcondition"
+	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -119,6 +120,26 @@ func TestTrap2StatusCommitMovesBeforeTheJobRan(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")
 		w.GitRepo.Status.GitJobStatus = "InProgress"
 		notLive(t, w, wantA("dev"), "git job")
+	})
+	t.Run("job running, shown as Current", func(t *testing.T) {
+		w := liveWorld(commitA, sumA, "dev")
+		w.Jobs = []*batchv1.Job{{Status: batchv1.JobStatus{Active: 1}}}
+		if r := Live(w.Snapshot, wantA("dev")); r.AllLive() || r.Lost || !strings.Contains(r.Waiting, "git job") {
+			t.Errorf("%+v", r)
+		}
+		w.Jobs[0].Status = batchv1.JobStatus{Succeeded: 1}
+		if r := Live(w.Snapshot, wantA("dev")); !r.AllLive() {
+			t.Errorf("%+v", r)
+		}
+		w.Jobs[0].Status = batchv1.JobStatus{Conditions: []batchv1.JobCondition{{Type: batchv1.JobFailed, Status: "True", Message: "backoff"}}}
+		if r := Live(w.Snapshot, wantA("dev")); r.AllLive() || !r.JobFailed {
+			t.Errorf("%+v", r)
+		}
+	})
+	t.Run("forced sync not taken up", func(t *testing.T) {
+		w := liveWorld(commitA, sumA, "dev")
+		w.GitRepo.Status.UpdateGeneration = 2
+		notLive(t, w, wantA("dev"), "has not taken up forceSyncGeneration")
 	})
 	t.Run("generation not observed", func(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")
@@ -260,7 +281,7 @@ func TestTrap9ListsAreCutAtTen(t *testing.T) {
 func TestTrap10LostRevert(t *testing.T) {
 	w := liveWorld(commitB, sumB, "dev")
 	w.GitRepo.Spec.Revision, w.GitRepo.Status.Commit = commitA, commitA
-	w.GitRepo.Spec.ForceSyncGeneration = 4
+	w.GitRepo.Spec.ForceSyncGeneration, w.GitRepo.Status.UpdateGeneration = 4, 4
 	w.GitRepo.Status.Conditions = []genericcondition.GenericCondition{{Type: "Ready", Status: "True"}}
 	notLive(t, w, wantA("dev"), "still of commit bbbbbbbbbbbb")
 	if !Live(w.Snapshot, wantA("dev")).Lost {
@@ -268,7 +289,7 @@ func TestTrap10LostRevert(t *testing.T) {
 	}
 	t.Run("same commit, earlier sync", func(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")
-		w.GitRepo.Spec.ForceSyncGeneration = 4
+		w.GitRepo.Spec.ForceSyncGeneration, w.GitRepo.Status.UpdateGeneration = 4, 4
 		notLive(t, w, wantA("dev"), "earlier run of the git job")
 	})
 	t.Run("not lost while the job runs", func(t *testing.T) {

@@ -2,6 +2,7 @@ package rancher
 
 import (
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +24,7 @@ var (
 
 func init() {
 	utilruntime.Must(corev1.AddToScheme(knownTypes))
+	utilruntime.Must(batchv1.AddToScheme(knownTypes))
 	knownTypes.AddKnownTypes(fleetGroupVersion,
 		&fleet.GitRepo{}, &fleet.GitRepoList{},
 		&fleet.Bundle{}, &fleet.BundleList{},

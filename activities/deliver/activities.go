@@ -5,6 +5,7 @@ import (
 	"time"
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
+	batchv1 "k8s.io/api/batch/v1"
 
 	"portcullis.dev/portcullis/rancher"
 )
@@ -22,6 +23,7 @@ type Fleet interface {
 	Watch(gitRepo string) (<-chan struct{}, func())
 
 	GetGitRepo(ctx context.Context, name string) (*fleet.GitRepo, error)
+	GitJobs(ctx context.Context, name string) ([]*batchv1.Job, error)
 	ListGitRepos(ctx context.Context, having map[string]string) ([]fleet.GitRepo, error)
 	CreateGitRepo(ctx context.Context, repo *fleet.GitRepo) (*fleet.GitRepo, error)
 	PatchGitRepo(ctx context.Context, name string, patch map[string]any) (*fleet.GitRepo, error)

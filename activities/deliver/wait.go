@@ -117,8 +117,9 @@ func rest(ctx context.Context, d time.Duration) error {
 // look judges the caches once, and acts on what it sees.
 func (w *wait) look(ctx context.Context, judge func(rancher.Snapshot, rancher.Want) rancher.Report, done func(rancher.Report) bool) (rancher.Report, error) {
 	if w.want.Generation == 0 && !w.ask(ctx) {
-		w.tell(ctx, orWaiting(w.outage))
-		return rancher.Report{}, nil
+		report := rancher.Report{Waiting: "the GitRepo is not there", Failed: w.outage == ""}
+		w.tell(ctx, report.Waiting)
+		return report, w.failure(report, time.Now())
 	}
 	snap, err := w.a.fleet.Snapshot(w.in.Unit.GitRepo)
 	if err != nil {
@@ -139,20 +140,24 @@ func (w *wait) look(ctx context.Context, judge func(rancher.Snapshot, rancher.Wa
 	return report, nil
 }
 
-// confirm asks the API server for the GitRepo itself before a good report is
-// believed: a cache may not have seen that the git job has more Bundles to write,
-// or that somebody changed the GitRepo.
+// confirm asks the API server for the GitRepo and its jobs before a good report is
+// believed: a cache may not have seen that a git job has more Bundles to write, or
+// that somebody changed the GitRepo.
 func (w *wait) confirm(ctx context.Context, snap rancher.Snapshot, judge func(rancher.Snapshot, rancher.Want) rancher.Report, done func(rancher.Report) bool) (rancher.Report, error) {
 	asking, cancel := context.WithTimeout(ctx, w.a.timings.ask)
 	defer cancel()
+	// In this order: Fleet makes the job before it says that it has seen the change.
 	repo, err := w.a.fleet.GetGitRepo(asking, w.in.Unit.GitRepo)
+	if err == nil {
+		snap.GitRepo = repo
+		snap.Jobs, err = w.a.fleet.GitJobs(asking, w.in.Unit.GitRepo)
+	}
 	if err != nil {
 		w.outage = err.Error()
 		w.tell(ctx, w.outage)
 		return rancher.Report{}, ctx.Err()
 	}
 	w.outage = ""
-	snap.GitRepo = repo
 	report := judge(snap, w.want)
 	if !done(report) {
 		w.tell(ctx, describe(report))
@@ -178,13 +183,6 @@ func (w *wait) ask(ctx context.Context) bool {
 	return repo != nil
 }
 
-func orWaiting(outage string) string {
-	if outage == "" {
-		return "the GitRepo is not there"
-	}
-	return outage
-}
-
 // failure returns an error when something stands that waiting does not mend.
 func (w *wait) failure(r rancher.Report, now time.Time) error {
 	var failed []string
@@ -200,7 +198,7 @@ func (w *wait) failure(r rancher.Report, now time.Time) error {
 	where := w.in.Unit.Namespace + "/" + w.in.Unit.GitRepo
 	switch {
 	case r.Failed && r.Waiting != "":
-		return errs.Conflict("%s", r.Waiting)
+		return errs.Conflict("GitRepo %s: %s", where, r.Waiting)
 	case len(failed) > 0:
 		return errs.Failed("GitRepo %s: Fleet failed on %s", where, few(failed))
 	}
