@@ -11,6 +11,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/probes"
@@ -174,6 +175,10 @@ func (m *measurement) tryOpen(ctx context.Context) (*connection, *view, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	// A watch keeps its errors to itself while it tries again; a plain request does not.
+	if err := reachable(ctx, conn.kube); err != nil {
+		return nil, nil, err
+	}
 	v, err := watch(ctx, conn.kube, m.config.Namespace)
 	if err != nil {
 		return nil, nil, err
@@ -183,6 +188,14 @@ func (m *measurement) tryOpen(ctx context.Context) (*connection, *view, error) {
 		return nil, nil, err
 	}
 	return conn, v, nil
+}
+
+// reachable asks the API server for as little as possible of what is needed.
+func reachable(ctx context.Context, kube kubernetes.Interface) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{Limit: 1})
+	return err
 }
 
 // wait tells people what is waited for; an empty reason is that nothing is.

@@ -42,7 +42,8 @@ func newMetrics() *metrics {
 	}
 }
 
-// Collectors returns the metrics of measurements, for the daemon to register.
+// Collectors returns the metrics of measurements, for the daemon to register. It is
+// no activity.
 func (a *Activities) Collectors() []prometheus.Collector {
 	m := a.metrics
 	return []prometheus.Collector{m.probes, m.duration, m.rounds, m.verdicts, m.running, m.waiting}
