@@ -1,14 +1,15 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
 	"text/tabwriter"
-
-	"maps"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -94,6 +95,22 @@ func (o *options) status() *cobra.Command {
 			return substrate.Status(cmd.Context(), o.stateDir, cmd.OutOrStdout())
 		},
 	}
+}
+
+func (o *options) usage() *cobra.Command {
+	var over time.Duration
+	cmd := &cobra.Command{
+		Use: "usage", Short: "Measure, as JSON, what the lab takes of the machine's memory and processors", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			u, err := substrate.MeasureOver(cmd.Context(), o.stateDir, over)
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(u)
+		},
+	}
+	cmd.Flags().DurationVar(&over, "over", 30*time.Second, "time to measure the processors over")
+	return cmd
 }
 
 func (o *options) kubeconfig() *cobra.Command {

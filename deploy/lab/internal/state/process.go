@@ -171,6 +171,27 @@ func stat(pid int) (start uint64, st byte, err error) {
 	return start, f[0][0], err
 }
 
+// CPUTicks is the processor time that a process and its ended children have used, in clock ticks.
+func CPUTicks(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	f, err := statFields(b)
+	if err != nil {
+		return 0, err
+	}
+	var sum uint64
+	for _, v := range f[11:15] {
+		n, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
 // statFields are the fields after the command's name, which may hold spaces
 // and brackets itself: state, parent and so on.
 func statFields(b []byte) ([]string, error) {

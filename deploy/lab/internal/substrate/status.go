@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -101,25 +100,6 @@ func orUnknown(s string) string {
 	return s
 }
 
-// Usage of the machine by the whole lab, in bytes.
-type Usage struct {
-	Processes int
-	// RSS counts what processes share once for each; PSS once in all.
-	RSS, PSS int64
-}
-
-// Measure adds up the lab's processes, pods included.
-func Measure(stateDir string) Usage {
-	var u Usage
-	for pid := range labPIDs(stateDir) {
-		u.Processes++
-		rss, pss := memory(pid)
-		u.RSS += rss
-		u.PSS += pss
-	}
-	return u
-}
-
 func labPIDs(stateDir string) map[int]bool {
 	out := map[int]bool{}
 	for _, p := range state.Marked(stateDir) {
@@ -152,25 +132,6 @@ func nodeRSS(d state.Data, n topology.Node) int64 {
 		}
 	}
 	return sum
-}
-
-func memory(pid int) (rss, pss int64) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, 0
-	}
-	return field(string(b), "Rss:"), field(string(b), "Pss:")
-}
-
-// field reads a line like "Rss:  12 kB".
-func field(text, name string) int64 {
-	for line := range strings.Lines(text) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == name {
-			kb, _ := strconv.ParseInt(f[1], 10, 64)
-			return kb << 10
-		}
-	}
-	return 0
 }
 
 // NodePID is the process that holds a node's namespaces.

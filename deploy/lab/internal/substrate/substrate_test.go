@@ -142,3 +142,13 @@ func TestField(t *testing.T) {
 		t.Errorf("got %d", got)
 	}
 }
+
+func TestSpent(t *testing.T) {
+	a, b, c := state.Process{PID: 1, Start: 1}, state.Process{PID: 2, Start: 1}, state.Process{PID: 2, Start: 9}
+	before := map[state.Process]uint64{a: 10, b: 500}
+	// Process 2 has ended, and its number is another's now.
+	after := map[state.Process]uint64{a: 15, c: 7}
+	if got := spent(before, after); got != 12 {
+		t.Errorf("got %d, want 12", got)
+	}
+}
