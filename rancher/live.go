@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
@@ -26,6 +27,9 @@ type Want struct {
 	// Generation is the GitRepo's, as returned by the write that asked for it.
 	// A cache that shows an older one has not seen the write.
 	Generation int64
+	// JobDone is the GitRepo generation of which a git job was seen to succeed, so
+	// that its Bundles are all written. Fleet sometimes runs a job twice.
+	JobDone int64
 	// Clusters are the Fleet cluster names that must have it.
 	Clusters []string
 }
@@ -133,7 +137,7 @@ func (r *Report) head(s Snapshot, want Want, paused bool) {
 	default:
 		r.job(repo)
 	}
-	if r.Waiting == "" {
+	if r.Waiting == "" && (want.JobDone == 0 || want.JobDone != repo.Generation) {
 		r.running(s)
 	}
 	if r.Waiting == "" {
@@ -156,9 +160,6 @@ func (r *Report) job(repo *fleet.GitRepo) {
 	switch {
 	case repo.Status.ObservedGeneration != repo.Generation:
 		r.Waiting = "Fleet has not taken up the change of GitRepo " + repo.Name
-	case repo.Status.UpdateGeneration != repo.Spec.ForceSyncGeneration:
-		r.Waiting = "Fleet has not taken up forceSyncGeneration of GitRepo " + repo.Name
-		r.Lost = true
 	case accepted != nil && accepted.Status == "False":
 		r.Waiting = fmt.Sprintf("Fleet does not accept GitRepo %s: %s", repo.Name, oneLine(accepted.Message))
 		r.JobFailed = true
@@ -191,6 +192,17 @@ func (r *Report) running(s Snapshot) {
 			r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s waits for its pod to start", s.GitRepo.Name)
 		}
 	}
+}
+
+// SucceededJob returns the GitRepo generation of a git job in s that succeeded, or 0.
+func SucceededJob(s Snapshot) int64 {
+	var newest int64
+	for _, j := range s.Jobs {
+		if n, err := strconv.ParseInt(j.Labels[labelJobGeneration], 10, 64); err == nil && j.Status.Succeeded > 0 {
+			newest = max(newest, n)
+		}
+	}
+	return newest
 }
 
 func messageOf(cond *genericcondition.GenericCondition) string {

@@ -136,10 +136,19 @@ func TestTrap2StatusCommitMovesBeforeTheJobRan(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
-	t.Run("forced sync not taken up", func(t *testing.T) {
+	t.Run("job running again, after it succeeded", func(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")
-		w.GitRepo.Status.UpdateGeneration = 2
-		notLive(t, w, wantA("dev"), "has not taken up forceSyncGeneration")
+		w.Jobs = []*batchv1.Job{{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelJobGeneration: "7"}}, Status: batchv1.JobStatus{Succeeded: 1}}}
+		want := wantA("dev")
+		want.JobDone = SucceededJob(w.Snapshot)
+		w.Jobs[0].Status = batchv1.JobStatus{Active: 1}
+		if r := Live(w.Snapshot, want); !r.AllLive() {
+			t.Errorf("%+v", r)
+		}
+		w.GitRepo.Generation, w.GitRepo.Status.ObservedGeneration = 8, 8
+		if r := Live(w.Snapshot, want); r.AllLive() {
+			t.Error("a job of an earlier generation counts")
+		}
 	})
 	t.Run("generation not observed", func(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")

@@ -9,6 +9,7 @@ package deliver
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,8 +18,10 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/rancher"
@@ -68,6 +71,13 @@ func newLab(t *testing.T) *lab {
 	l := &lab{t: t, client: client, acts: New(client), work: filepath.Join(t.TempDir(), "work")}
 	var suite testsuite.WorkflowTestSuite
 	l.env = suite.NewTestActivityEnvironment()
+	began = time.Now()
+	l.env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) {
+		var p Progress
+		if details.Get(&p) == nil {
+			t.Logf("%7.2fs %s %d/%d %s", time.Since(began).Seconds(), p.Phase, p.Ready, p.Total, p.Waiting)
+		}
+	})
 	l.env.SetTestTimeout(10 * time.Minute)
 	l.env.RegisterActivityWithOptions(l.acts, activity.RegisterOptions{SkipInvalidStructFunctions: true})
 	l.repository(dir)
@@ -138,8 +148,39 @@ func (l *lab) plan(envs ...rancher.Environment) *Plan {
 	return &p
 }
 
-func (l *lab) promote(in UnitInput) {
+// seen reports when the value is first on the dev cluster.
+func (l *lab) seen(ctx context.Context, value string) <-chan time.Time {
+	at := make(chan time.Time, 1)
+	cfg, err := l.client.REST("c-m-dev00001")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	plain, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	go func() {
+		for ctx.Err() == nil {
+			resp, err := plain.Get(cfg.Host + "/api/v1/namespaces/default/configmaps/delivery-test")
+			if err == nil {
+				body, _ := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				if strings.Contains(string(body), `"`+value+`"`) {
+					at <- time.Now()
+					return
+				}
+			}
+			time.Sleep(30 * time.Millisecond)
+		}
+	}()
+	return at
+}
+
+func (l *lab) promote(in UnitInput, value string) {
 	l.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	seen := l.seen(ctx, value)
 	began := time.Now()
 	if _, err := l.env.ExecuteActivity(l.acts.Stage, in); err != nil {
 		l.t.Fatal("stage: ", err)
@@ -151,6 +192,12 @@ func (l *lab) promote(in UnitInput) {
 	released := time.Now()
 	if _, err := l.env.ExecuteActivity(l.acts.Settle, in); err != nil {
 		l.t.Fatal("settle: ", err)
+	}
+	select {
+	case at := <-seen:
+		l.t.Logf("%s: told %s after the object was on the cluster", in.Rollout, time.Since(at).Round(time.Millisecond))
+	case <-time.After(time.Second):
+		l.t.Errorf("%s settled, and the cluster does not have %q", in.Rollout, value)
 	}
 	l.t.Logf("%s: staged %s, released %s, settled %s", in.Rollout, staged.Sub(began).Round(time.Millisecond),
 		released.Sub(staged).Round(time.Millisecond), time.Since(released).Round(time.Millisecond))
@@ -180,7 +227,7 @@ func TestLabDelivery(t *testing.T) {
 		_ = l.client.WriteHold(ctx, labPipeline, "")
 	})
 	in := UnitInput{Pipeline: labPipeline, Environment: "dev", Source: l.source, Unit: unit, Commit: first, Rollout: "r1", Timeout: 3 * time.Minute}
-	l.promote(in)
+	l.promote(in, "one")
 	if got := l.live("dev"); got != "one" {
 		t.Fatalf("live is %q", got)
 	}
@@ -192,7 +239,7 @@ func TestLabDelivery(t *testing.T) {
 		t.Fatalf("%+v", in.Unit.Before)
 	}
 	in.Commit, in.Rollout = second, "r2"
-	l.promote(in)
+	l.promote(in, "two")
 	if got := l.live("dev"); got != "two" {
 		t.Fatalf("live is %q", got)
 	}

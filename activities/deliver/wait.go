@@ -126,6 +126,7 @@ func (w *wait) look(ctx context.Context, judge func(rancher.Snapshot, rancher.Wa
 		w.tell(ctx, err.Error())
 		return rancher.Report{}, nil
 	}
+	w.want.JobDone = max(w.want.JobDone, rancher.SucceededJob(snap))
 	report := judge(snap, w.want)
 	w.progress.Ready = ready(report)
 	if done(report) {
