@@ -123,9 +123,15 @@ func (l *linter) file(f file) {
 		l.fleetFile(f)
 	case l.inTemplates(f.path) && bytes.Contains(f.data, []byte("{{")), isTemplate(f.path):
 		l.template(f)
-	case isYAML(f.path) && !bytes.Contains(f.data, []byte("{{")):
+	case isYAML(f.path) && !isChartFile(f.path) && !bytes.Contains(f.data, []byte("{{")):
 		l.manifest(f)
 	}
+}
+
+// isChartFile is Helm's own description of a chart: YAML with an apiVersion, but no object.
+func isChartFile(name string) bool {
+	base := path.Base(name)
+	return base == "Chart.yaml" || base == "Chart.lock"
 }
 
 // inTemplates says whether a file is in the templates directory of a chart.

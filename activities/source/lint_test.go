@@ -45,6 +45,7 @@ func TestLint(t *testing.T) {
 		"malformed":         {map[string]string{"a.yaml": "a:\n  - b\n   - c\n  d: e\n"}, nil, []string{"!yaml-malformed 4"}},
 		"second document":   {map[string]string{"a.yaml": ok + "---\nkind: X\n"}, nil, []string{"!object-malformed 5"}},
 		"values":            {map[string]string{"a.yaml": ok, "values.yaml": "a: b\n"}, nil, nil},
+		"chart itself":      {map[string]string{"c/Chart.yaml": "apiVersion: v2\nname: c\nversion: 1.0.0\n", "c/templates/a.yaml": "a: {{ .Values.x }}\n"}, nil, nil},
 		"template":          {map[string]string{"c/Chart.yaml": "name: c\n", "c/templates/a.yaml": "a: {{ .Values.x | quote }}\n{{- range $i := list 1 2 }}\n  - b\n{{- end }}\n"}, nil, nil},
 		"template broken":   {map[string]string{"c/Chart.yaml": "name: c\n", "c/templates/a.yaml": "a: b\nc: {{ .Values.x \n"}, nil, []string{"!template-malformed 3"}},
 		"template open":     {map[string]string{"c/Chart.yaml": "name: c\n", "c/templates/_h.tpl": "{{ if .x }}\n"}, nil, []string{"!template-malformed 2"}},
