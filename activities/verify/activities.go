@@ -64,6 +64,9 @@ func dial(clusters Clusters, id string) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
+	config = rest.CopyConfig(config)
+	// The API server warns of the annotation that old versions need, on every write.
+	config.WarningHandler = rest.NoWarnings{}
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err

@@ -190,6 +190,10 @@ func agentNodes(nodes []corev1.Node, pods []corev1.Pod, image string) []AgentNod
 	}
 	out := make([]AgentNode, 0, len(nodes))
 	for i := range nodes {
+		// The agent, and what it does, is of Linux.
+		if os := nodes[i].Labels[corev1.LabelOSStable]; os != "" && os != "linux" {
+			continue
+		}
 		n := AgentNode{Node: nodes[i].Name}
 		p := byNode[n.Node]
 		switch {

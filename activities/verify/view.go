@@ -136,13 +136,6 @@ func (v *view) wait(ctx context.Context, timeout time.Duration) error {
 	}
 }
 
-// problemNow returns the last error of a list or watch.
-func (v *view) problemNow() error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.problem
-}
-
 func (v *view) close() {
 	if v != nil {
 		v.stop()
