@@ -30,6 +30,9 @@ type Want struct {
 	// JobDone is the GitRepo generation of which a git job was seen to succeed, so
 	// that its Bundles are all written. Fleet sometimes runs a job twice.
 	JobDone int64
+	// Complete is set when it is known that every Bundle of the commit exists, as
+	// it is after staging: then the end of the git job need not be awaited.
+	Complete bool
 	// Clusters are the Fleet cluster names that must have it.
 	Clusters []string
 }
@@ -137,11 +140,13 @@ func (r *Report) head(s Snapshot, want Want, paused bool) {
 	default:
 		r.job(repo)
 	}
-	if r.Waiting == "" && (want.JobDone == 0 || want.JobDone != repo.Generation) {
-		r.running(s)
+	if r.Waiting != "" {
+		return
 	}
-	if r.Waiting == "" {
-		r.bundles(s, want)
+	r.bundles(s, want)
+	done := want.Complete || want.JobDone != 0 && want.JobDone == repo.Generation
+	if r.Lost || r.Waiting == "" && !done {
+		r.running(s)
 	}
 }
 
@@ -182,11 +187,12 @@ func (r *Report) running(s Snapshot) {
 		}
 		for _, c := range j.Status.Conditions {
 			if c.Type == batchv1.JobFailed && c.Status == corev1.ConditionTrue {
-				r.JobFailed = true
+				r.JobFailed, r.Lost = true, false
 				r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s failed: %s", s.GitRepo.Name, oneLine(c.Message))
 				return
 			}
 		}
+		r.Lost = false
 		r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s is running", s.GitRepo.Name)
 		if j.Status.Ready == nil || *j.Status.Ready == 0 {
 			r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s waits for its pod to start", s.GitRepo.Name)

@@ -136,6 +136,19 @@ func TestTrap2StatusCommitMovesBeforeTheJobRan(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
+	t.Run("job running, its Bundles known to be complete", func(t *testing.T) {
+		w := liveWorld(commitA, sumA, "dev")
+		w.Jobs = []*batchv1.Job{{Status: batchv1.JobStatus{Active: 1}}}
+		want := wantA("dev")
+		want.Complete = true
+		if r := Live(w.Snapshot, want); !r.AllLive() {
+			t.Errorf("%+v", r)
+		}
+		w.Bundles[0].Spec.Paused = true // not released yet
+		if r := Live(w.Snapshot, want); r.AllLive() || r.Lost || !strings.Contains(r.Waiting, "git job") {
+			t.Errorf("%+v", r)
+		}
+	})
 	t.Run("job running again, after it succeeded", func(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")
 		w.Jobs = []*batchv1.Job{{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelJobGeneration: "7"}}, Status: batchv1.JobStatus{Succeeded: 1}}}

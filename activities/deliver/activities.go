@@ -120,6 +120,7 @@ func (a *Activities) Settle(ctx context.Context, in UnitInput) (_ *Settled, err 
 	if err != nil {
 		return nil, err
 	}
+	w.want.Complete = true // Stage saw the git job of this commit through
 	report, err := w.until(ctx, rancher.Live, rancher.Report.AllLive)
 	if err != nil {
 		return nil, err

@@ -17,11 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
+	clientrest "k8s.io/client-go/rest"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/rancher"
@@ -155,7 +156,7 @@ func (l *lab) seen(ctx context.Context, value string) <-chan time.Time {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	plain, err := rest.HTTPClientFor(cfg)
+	plain, err := clientrest.HTTPClientFor(cfg)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -269,4 +270,36 @@ func TestLabDelivery(t *testing.T) {
 		t.Errorf("a pipeline without GitRepos is not held: %v", err)
 	}
 	l.must(l.acts.Hold, HoldInput{Pipeline: labPipeline})
+}
+
+// TestLabLostRevert goes A, B, A by bare writes of spec.revision, as people and
+// other tools do. Fleet then often loses the second A; waiting for it must find
+// that out and mend it.
+func TestLabLostRevert(t *testing.T) {
+	l := newLab(t)
+	dev := rancher.Environment{Name: "dev", Clusters: metav1.LabelSelector{MatchLabels: map[string]string{"env": "dev"}}}
+	first := l.commit("one")
+	second := l.commit("two")
+	in := UnitInput{Pipeline: labPipeline, Environment: "dev", Source: l.source, Unit: l.plan(dev).Environments[0].Units[0], Commit: first, Rollout: "r1", Timeout: 3 * time.Minute}
+	t.Cleanup(func() {
+		ctx := context.Background()
+		_ = l.client.DeleteGitRepo(ctx, in.Unit.GitRepo)
+	})
+	l.promote(in, "one")
+	for round := range 3 {
+		for _, revision := range []string{second, first, second, first} {
+			if _, err := l.client.PatchGitRepo(context.Background(), in.Unit.GitRepo, map[string]any{"spec": map[string]any{"revision": revision}}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(round+1) * 500 * time.Millisecond)
+		}
+		began := time.Now()
+		if _, err := l.env.ExecuteActivity(l.acts.Settle, in); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("round %d: live after %s; %v recoveries so far", round+1, time.Since(began).Round(time.Millisecond), testutil.ToFloat64(l.acts.metrics.lost))
+		if got := l.live("dev"); got != "one" {
+			t.Fatalf("settled, and live is %q", got)
+		}
+	}
 }
