@@ -175,9 +175,7 @@ func (l *Lab) upControllers(c topology.PlannedCluster) error {
 			l.bin("kube-controller-manager"),
 			"--service-account-private-key-file=" + p("sa.key"), "--root-ca-file=" + p("ca.crt"), "--use-service-account-credentials=true",
 			"--cluster-signing-cert-file=" + p("ca.crt"), "--cluster-signing-key-file=" + p("ca.key"),
-			fmt.Sprintf("--allocate-node-cidrs=%t", c.CNI == topology.Calico), "--cluster-cidr=" + c.PodCIDR,
-			// Half of the default, for people who watch a node fail.
-			"--node-monitor-grace-period=20s", "--service-cluster-ip-range=" + topology.ServiceCIDR,
+			fmt.Sprintf("--allocate-node-cidrs=%t", c.CNI == topology.Calico), "--cluster-cidr=" + c.PodCIDR, "--service-cluster-ip-range=" + topology.ServiceCIDR,
 		}, kubeconfig("controller-manager")...)}),
 		l.ensure(c.Name+"-scheduler", state.Record{NetNS: node, Command: append([]string{l.bin("kube-scheduler")}, kubeconfig("scheduler")...)}),
 	)
