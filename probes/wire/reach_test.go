@@ -433,8 +433,10 @@ func TestMatrixTakesAboutOneTimeout(t *testing.T) {
 	d := time.Since(start)
 	checkMatrix(t, req, got)
 	t.Logf("%d pairs, half of them dropped, in %s", len(req.Probes), d)
-	if d > 2*time.Second {
-		t.Errorf("took %s, more than twice the time-out", d)
+	// The benchmark holds the figure, which is twice the time-out; a test must
+	// also pass on a machine that is busy with other things.
+	if d > 4*time.Second {
+		t.Errorf("took %s: the pairs were not probed side by side", d)
 	}
 }
 

@@ -18,8 +18,10 @@ const (
 	// maxLaunch is how long the start of a round is spread over at most, so that
 	// thousands of first packets do not leave at the same instant.
 	maxLaunch = 300 * time.Millisecond
-	// launchStep is the time between two batches of it.
+	// launchStep is the least time to sleep for; what is due earlier starts at once.
 	launchStep = 5 * time.Millisecond
+	// minSpread is the number of probes below which a round starts in less time.
+	minSpread = 1000
 	// spareFiles are kept free of the limit on open files.
 	spareFiles = 128
 	// filesPerProbe is how many sockets a probe may have open at once: two
@@ -180,23 +182,29 @@ func (r *runner) connect(ctx context.Context, req *Request, p *Probe, from *plac
 	return failed("protocol %q is not known to this agent", p.Protocol)
 }
 
-// pace spreads the start of a round.
+// pace spreads the start of a round evenly over a short while. It goes by the
+// clock: a busy node, which wakes it up late, makes it catch up and not fall behind.
 type pace struct {
-	batch, sent int
+	start time.Time
+	// each is the time between two starts.
+	each time.Duration
+	sent int
 }
 
 func newPace(n int, timeout time.Duration) *pace {
-	steps := int(min(maxLaunch, timeout/4) / launchStep)
-	return &pace{batch: max(16, n/max(1, steps)+1)}
+	return &pace{start: time.Now(), each: min(maxLaunch, timeout/4) / time.Duration(max(n, minSpread))}
 }
 
 func (p *pace) wait(ctx context.Context) {
-	if p.sent++; p.sent%p.batch != 0 {
+	due := p.start.Add(p.each * time.Duration(p.sent))
+	p.sent++
+	early := time.Until(due)
+	if early < launchStep {
 		return
 	}
 	select {
 	case <-ctx.Done():
-	case <-time.After(launchStep):
+	case <-time.After(early):
 	}
 }
 
