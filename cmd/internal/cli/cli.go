@@ -32,6 +32,9 @@ type Options struct {
 	Dial func(context.Context, client.Options) (client.Client, error)
 	// Now reads the clock; nil takes the real one.
 	Now func() time.Time
+	// Patience is how long the daemon may take to pick something up before it is
+	// asked whether there is one; 0 takes 3 seconds.
+	Patience time.Duration
 }
 
 // DevServer is a Temporal server and UI inside this process.
@@ -59,6 +62,9 @@ func Main(ctx context.Context, o Options) int {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Patience == 0 {
+		o.Patience = 3 * time.Second
 	}
 	a := &app{Options: o}
 	root := a.root()

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -79,10 +80,18 @@ func (s *session) ask(ctx context.Context, id string, into any) error {
 
 // silence says why a workflow that runs does not answer.
 func (s *session) silence(ctx context.Context, err error) string {
-	if polled, perr := s.polled(ctx, time.Now()); perr == nil && !polled {
+	seen, perr := s.lastPoll(ctx)
+	err = s.explain(err)
+	switch {
+	case perr != nil:
+		return errs.Message(s.explain(perr))
+	case time.Since(seen) > pollerAge:
 		return errs.Message(s.noServer())
+	case errs.TypeOf(err) == errs.TypeUnavailable || errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("no Portcullis server answers on task queue %q; one was last seen %s ago", s.settings.TaskQueue, view.Ago(time.Since(seen)))
+	default:
+		return "the rollout does not answer: " + errs.Message(err)
 	}
-	return "the rollout does not answer: " + errs.Message(s.explain(err))
 }
 
 func stateAttribute(info *workflowpb.WorkflowExecutionInfo) contract.State {

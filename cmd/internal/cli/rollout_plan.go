@@ -147,6 +147,8 @@ func changed(p contract.RolloutPlan, b rancher.Before) string {
 	switch {
 	case b.Revision == p.Revision.Commit:
 		return "none"
+	case b.Revision == "":
+		return "all"
 	case !known:
 		return "unknown"
 	default:

@@ -42,6 +42,7 @@ func (a *app) server(ctx context.Context, logs config.Log) error {
 		return err
 	}
 	log := daemon.NewLogger(a.Stderr, cfg.Log)
+	daemon.Adopt(log)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if a.DevServer != nil {

@@ -22,15 +22,13 @@ import (
 type session struct {
 	client.Client
 	settings config.Temporal
+	patience time.Duration
 }
 
 const (
 	// dialTimeout bounds connecting, and callTimeout one short call.
 	dialTimeout = 10 * time.Second
 	callTimeout = 15 * time.Second
-	// patience is how long the daemon may take to pick something up before it
-	// is asked whether there is one.
-	patience = 3 * time.Second
 	// pollerAge is older than any poll of a daemon that lives: they last a minute.
 	pollerAge = 75 * time.Second
 )
@@ -51,7 +49,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, connect.Explain(err, cfg.Temporal)
 	}
-	return &session{c, cfg.Temporal}, nil
+	return &session{c, cfg.Temporal, a.Patience}, nil
 }
 
 // withSession runs do with a connection.
@@ -74,20 +72,21 @@ func (s *session) noServer() error {
 		s.settings.TaskQueue, s.settings.Address)
 }
 
-// polled tells whether a daemon has polled the task queue lately.
-func (s *session) polled(ctx context.Context, now time.Time) (bool, error) {
+// lastPoll is when a daemon last polled the task queue; zero means that none
+// has for minutes.
+func (s *session) lastPoll(ctx context.Context) (last time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	queue, err := s.DescribeTaskQueue(ctx, s.settings.TaskQueue, enumspb.TASK_QUEUE_TYPE_WORKFLOW)
 	if err != nil {
-		return false, err
+		return last, err
 	}
 	for _, p := range queue.GetPollers() {
-		if now.Sub(p.GetLastAccessTime().AsTime()) < pollerAge {
-			return true, nil
+		if at := p.GetLastAccessTime().AsTime(); at.After(last) {
+			last = at
 		}
 	}
-	return false, nil
+	return last, nil
 }
 
 // untouched tells whether nobody has picked the workflow's first task up yet.
@@ -119,7 +118,7 @@ func (s *session) attended(ctx context.Context, run client.WorkflowRun, do func(
 // watchdog cancels with noServer when nobody polls; it looks once and again,
 // because a daemon may be starting.
 func (s *session) watchdog(ctx context.Context, run client.WorkflowRun, cancel context.CancelCauseFunc) {
-	ticker := time.NewTicker(patience)
+	ticker := time.NewTicker(s.patience)
 	defer ticker.Stop()
 	for {
 		select {
@@ -130,7 +129,7 @@ func (s *session) watchdog(ctx context.Context, run client.WorkflowRun, cancel c
 		if run != nil && !s.untouched(ctx, run) {
 			continue
 		}
-		if polled, err := s.polled(ctx, time.Now()); err != nil || polled {
+		if seen, err := s.lastPoll(ctx); err != nil || time.Since(seen) < pollerAge {
 			continue
 		}
 		if run != nil {

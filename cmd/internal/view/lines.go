@@ -84,7 +84,7 @@ func (t *Tail) cluster(environment string, c contract.ClusterRow, add func(strin
 		return
 	}
 	probes := ""
-	if c.Pairs > 0 {
+	if judged(c) {
 		probes = fmt.Sprintf(", %d of %d probes as required", c.Pairs-c.Failing, c.Pairs)
 	}
 	add("%s: cluster %s: %s%s%s", environment, c.Cluster, c.State, probes, because(c.Reason))
@@ -114,7 +114,7 @@ func (t *Tail) gates(r Rollout, add func(string, ...any)) {
 	t.gate = key
 	if g := r.Gate; g != nil {
 		add("gate of %s: %d of %s given; evidence %s: %s", g.Environment, len(g.Votes), count(g.Required, "approval"),
-			Short(g.Evidence.Hash), changes(g.Evidence))
+			Short(g.Evidence.Hash), r.changes(g.Evidence))
 		add("to approve: portcullis rollout approve %s --evidence %s --why …", r.Pipeline, Short(g.Evidence.Hash))
 	}
 }

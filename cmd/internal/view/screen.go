@@ -192,11 +192,17 @@ func chosen(clusters []contract.ClusterRow, most int) []contract.ClusterRow {
 
 func (d *drawing) cluster(c contract.ClusterRow) {
 	probes := ""
-	if c.Pairs > 0 {
+	if judged(c) {
 		probes = fmt.Sprintf("%d/%d probes", c.Pairs-c.Failing, c.Pairs)
 	}
 	d.line(func(t string) string { return d.Paint.row(c.State, t) }, "    %s %s %s %s %s",
 		pad(Cut(c.Cluster, 24), 24), pad(Cut(c.Wave, 10), 10), pad(c.State, 11), pad(probes, 15), oneLine(c.Reason))
+}
+
+// judged tells whether the row's probes were held against the pipeline: before
+// the revision is live they are only a baseline.
+func judged(c contract.ClusterRow) bool {
+	return c.Pairs > 0 && (c.State == "verified" || c.State == "failed" || c.State == "rolled-back")
 }
 
 func mark(state contract.State) string {
@@ -258,13 +264,17 @@ func (d *drawing) gate() {
 }
 
 func (d *drawing) evidence(e contract.Evidence) {
-	d.line(nil, "  evidence %s: %s", Short(e.Hash), changes(e))
+	d.line(nil, "  evidence %s: %s", Short(e.Hash), d.r.changes(e))
 	for _, name := range sortedKeys(e.Passed) {
 		d.line(d.Paint.Dim, "    %s passed with %s", name, Short(e.Passed[name]))
 	}
 }
 
-func changes(e contract.Evidence) string {
+// changes says which files differ from what the environment has now.
+func (r Rollout) changes(e contract.Evidence) string {
+	if len(e.Changes) == 0 && r.isNew(e.Environment) {
+		return "everything is new here"
+	}
 	names := make([]string, 0, 3)
 	for _, c := range e.Changes[:min(3, len(e.Changes))] {
 		names = append(names, c.Kind+" "+c.Path)
@@ -273,6 +283,21 @@ func changes(e contract.Evidence) string {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
 	return count(len(e.Changes), "changed file") + sep(": ", strings.Join(names, ", "))
+}
+
+// isNew tells whether the environment has no revision yet.
+func (r Rollout) isNew(environment string) bool {
+	if r.Plan == nil {
+		return false
+	}
+	for _, e := range r.Plan.Plan.Environments {
+		for _, u := range e.Units {
+			if e.Name == environment && (u.Before.Revision != "" || u.Before.Branch != "") {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func sep(before, text string) string {
