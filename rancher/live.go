@@ -145,8 +145,8 @@ func (r *Report) head(s Snapshot, want Want, paused bool) {
 	}
 	r.bundles(s, want)
 	done := want.Complete || want.JobDone != 0 && want.JobDone == repo.Generation
-	if r.Lost || r.Waiting == "" && !done {
-		r.running(s)
+	if r.Lost || r.Waiting == "" {
+		r.running(s, wantedCommit(s, want), done && r.Waiting == "")
 	}
 }
 
@@ -179,14 +179,21 @@ func (r *Report) job(repo *fleet.GitRepo) {
 }
 
 // running judges the git jobs themselves: Fleet also shows a job that has only
-// started as "Current", and until it has ended there may be Bundles to come.
-func (r *Report) running(s Snapshot) {
+// started as "Current", and until it has ended there may be Bundles to come. Where
+// the wanted commit's are all there (done), its own job need not end; one of
+// another commit still must, or it would write that commit's over them.
+func (r *Report) running(s Snapshot, commit string, done bool) {
+next:
 	for _, j := range s.Jobs {
-		if j.Status.Succeeded > 0 || j.DeletionTimestamp != nil {
+		own := j.Annotations["commit"] == commit
+		if j.Status.Succeeded > 0 || j.DeletionTimestamp != nil || done && own {
 			continue
 		}
 		for _, c := range j.Status.Conditions {
 			if c.Type == batchv1.JobFailed && c.Status == corev1.ConditionTrue {
+				if !own {
+					continue next
+				}
 				r.JobFailed, r.Lost = true, false
 				r.Waiting = fmt.Sprintf("Fleet's git job of GitRepo %s failed: %s", s.GitRepo.Name, oneLine(c.Message))
 				return
@@ -218,12 +225,18 @@ func messageOf(cond *genericcondition.GenericCondition) string {
 	return oneLine(cond.Message)
 }
 
+// wantedCommit is the commit that is waited for. Of a branch or tag, only Fleet
+// knows which one it found.
+func wantedCommit(s Snapshot, want Want) string {
+	if want.Follow || !FullCommit(want.Commit) {
+		return s.GitRepo.Status.Commit
+	}
+	return want.Commit
+}
+
 // bundles judges whether all Bundles came out of the git job of this revision.
 func (r *Report) bundles(s Snapshot, want Want) {
-	commit := want.Commit
-	if want.Follow || !FullCommit(commit) {
-		commit = s.GitRepo.Status.Commit // a branch or tag: only Fleet knows which commit it found
-	}
+	commit := wantedCommit(s, want)
 	if len(s.Bundles) == 0 {
 		r.Waiting = fmt.Sprintf("Fleet made no Bundle for GitRepo %s yet", s.GitRepo.Name)
 		r.Lost = true

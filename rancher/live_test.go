@@ -76,6 +76,10 @@ func (w *world) on(cluster string) *BundleDeployment {
 	return nil
 }
 
+func gitJob(commit string, status batchv1.JobStatus) *batchv1.Job {
+	return &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"commit": commit}, Labels: map[string]string{labelJobGeneration: "7"}}, Status: status}
+}
+
 func wantA(clusters ...string) Want { return Want{Commit: commitA, Generation: 7, Clusters: clusters} }
 
 func notLive(t *testing.T, w *world, want Want, reason string) ClusterStatus {
@@ -123,7 +127,7 @@ func TestTrap2StatusCommitMovesBeforeTheJobRan(t *testing.T) {
 	})
 	t.Run("job running, shown as Current", func(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")
-		w.Jobs = []*batchv1.Job{{Status: batchv1.JobStatus{Active: 1}}}
+		w.Jobs = []*batchv1.Job{gitJob(commitA, batchv1.JobStatus{Active: 1})}
 		if r := Live(w.Snapshot, wantA("dev")); r.AllLive() || r.Lost || !strings.Contains(r.Waiting, "git job") {
 			t.Errorf("%+v", r)
 		}
@@ -138,11 +142,19 @@ func TestTrap2StatusCommitMovesBeforeTheJobRan(t *testing.T) {
 	})
 	t.Run("job running, its Bundles known to be complete", func(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")
-		w.Jobs = []*batchv1.Job{{Status: batchv1.JobStatus{Active: 1}}}
+		w.Jobs = []*batchv1.Job{gitJob(commitA, batchv1.JobStatus{Active: 1})}
 		want := wantA("dev")
 		want.Complete = true
 		if r := Live(w.Snapshot, want); !r.AllLive() {
 			t.Errorf("%+v", r)
+		}
+		w.Jobs = append(w.Jobs, gitJob(commitB, batchv1.JobStatus{Active: 1})) // would write B over it
+		if r := Live(w.Snapshot, want); r.AllLive() {
+			t.Error("live beside a running job of another commit")
+		}
+		w.Jobs[1] = gitJob(commitB, batchv1.JobStatus{Conditions: []batchv1.JobCondition{{Type: batchv1.JobFailed, Status: "True"}}})
+		if r := Live(w.Snapshot, want); !r.AllLive() {
+			t.Errorf("a failed job of another commit counts: %+v", r)
 		}
 		w.Bundles[0].Spec.Paused = true // not released yet
 		if r := Live(w.Snapshot, want); r.AllLive() || r.Lost || !strings.Contains(r.Waiting, "git job") {
@@ -151,7 +163,7 @@ func TestTrap2StatusCommitMovesBeforeTheJobRan(t *testing.T) {
 	})
 	t.Run("job running again, after it succeeded", func(t *testing.T) {
 		w := liveWorld(commitA, sumA, "dev")
-		w.Jobs = []*batchv1.Job{{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelJobGeneration: "7"}}, Status: batchv1.JobStatus{Succeeded: 1}}}
+		w.Jobs = []*batchv1.Job{gitJob(commitA, batchv1.JobStatus{Succeeded: 1})}
 		want := wantA("dev")
 		want.JobDone = SucceededJob(w.Snapshot)
 		w.Jobs[0].Status = batchv1.JobStatus{Active: 1}
