@@ -107,6 +107,9 @@ func (r *runner) ask(ctx context.Context, ns *namespace, servers []netip.Addr, n
 	l := r.query(ctx, ns, servers, name, dnsmessage.TypeA, deadline)
 	if l.outcome == probes.Unresolved && l.detail == noData {
 		l = r.query(ctx, ns, servers, name, dnsmessage.TypeAAAA, deadline)
+		if l.silent {
+			l = lookup{finding: failed("the resolver answered for IPv4 addresses of %s and was silent for IPv6", name)}
+		}
 	}
 	if l.outcome == probes.Unresolved {
 		l.detail = fmt.Sprintf("%s: %s", strings.TrimSuffix(name, "."), l.detail)

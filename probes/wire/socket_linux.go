@@ -76,25 +76,39 @@ func awaitConnect(f *os.File) error {
 	}
 	result := errIncomplete
 	err = raw.Write(func(fd uintptr) bool {
-		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		switch {
-		case err != nil:
-			result = os.NewSyscallError("getsockopt", err)
-		case code != 0:
-			result = syscall.Errno(code)
-		default:
-			// The poller may wake up before the handshake is through.
-			if _, err := unix.Getpeername(int(fd)); err != nil {
-				return false
-			}
-			result = nil
-		}
-		return true
+		// The poller may wake up before the handshake is through.
+		result = connectState(int(fd))
+		return !errors.Is(result, errIncomplete)
 	})
-	if err != nil {
+	if err == nil {
+		return result
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	// On a busy node the deadline can be noticed before an answer that came in
+	// time. The kernel knows, and only it may say that there was silence.
+	ctlErr := raw.Control(func(fd uintptr) { result = connectState(int(fd)) })
+	if ctlErr != nil || errors.Is(result, errIncomplete) {
 		return err
 	}
 	return result
+}
+
+// connectState is nil for a socket that is connected, its error for one that
+// has failed, and errIncomplete for one that still waits.
+func connectState(fd int) error {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	switch {
+	case err != nil:
+		return os.NewSyscallError("getsockopt", err)
+	case code != 0:
+		return syscall.Errno(code)
+	}
+	if _, err := unix.Getpeername(fd); err != nil {
+		return errIncomplete
+	}
+	return nil
 }
 
 // icmpSource tells which host answered with an ICMP error in the socket's

@@ -24,22 +24,23 @@ type dialed struct {
 func (r *runner) dial(ctx context.Context, ns *namespace, to netip.AddrPort, deadline time.Time) dialed {
 	ctx, cancel := context.WithCancel(ctx)
 	results := make(chan dialed, 2)
-	attempt := func() { results <- r.attempt(ctx, ns, to, deadline) }
-	go attempt()
+	timeout := time.Until(deadline)
+	attempt := func(d time.Duration) { results <- r.attempt(ctx, ns, to, d) }
+	go attempt(timeout)
 	running := 1
 	// No attempt outlives the call: it would open sockets in a namespace that may be closed.
 	defer func() {
 		cancel()
 		discard(results, running)
 	}()
-	half := time.NewTimer(time.Until(deadline) / 2)
+	half := time.NewTimer(timeout / 2)
 	defer half.Stop()
 	last := dialed{}
 	for running > 0 {
 		select {
 		case <-half.C:
 			running++
-			go attempt()
+			go attempt(timeout / 2)
 		case last = <-results:
 			running--
 			if !last.silent {
@@ -59,10 +60,12 @@ func discard(results <-chan dialed, n int) {
 	}
 }
 
-func (r *runner) attempt(ctx context.Context, ns *namespace, to netip.AddrPort, deadline time.Time) dialed {
+// attempt waits for an answer for the whole timeout, from when the first packet left:
+// a node that is busy gets to that late.
+func (r *runner) attempt(ctx context.Context, ns *namespace, to netip.AddrPort, timeout time.Duration) dialed {
 	f, err := r.thread.open(ns, unix.SOCK_STREAM, to)
 	if err == nil {
-		err = connectUntil(ctx, f, deadline)
+		err = connectUntil(ctx, f, time.Now().Add(timeout))
 	}
 	if err == nil {
 		return dialed{finding: finding{outcome: probes.Allowed}, conn: f}

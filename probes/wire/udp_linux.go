@@ -19,6 +19,11 @@ const maxDatagram = 4096
 // exchange sends a datagram and waits for one that accept takes. It is sent
 // again at half the time. The finding is silent when nothing came back.
 func (r *runner) exchange(ctx context.Context, ns *namespace, to netip.AddrPort, payload []byte, deadline time.Time, accept func([]byte) bool) finding {
+	timeout := time.Until(deadline)
+	if timeout <= 0 {
+		// What was not waited for is not silence.
+		return failed("no time was left to ask %s", to)
+	}
 	f, err := r.thread.open(ns, unix.SOCK_DGRAM, to)
 	if f != nil {
 		defer f.Close()
@@ -26,9 +31,8 @@ func (r *runner) exchange(ctx context.Context, ns *namespace, to netip.AddrPort,
 	if err != nil {
 		return explain(f, err, to)
 	}
-	half := time.Now().Add(time.Until(deadline) / 2)
-	for _, until := range []time.Time{half, deadline} {
-		stop, err := endAt(ctx, f, until)
+	for range 2 {
+		stop, err := endAt(ctx, f, time.Now().Add(timeout/2))
 		if err != nil {
 			return failed("%v", err)
 		}
@@ -55,6 +59,9 @@ func sendAndReceive(f *os.File, payload []byte, accept func([]byte) bool) error 
 	buf := make([]byte, maxDatagram)
 	for {
 		n, err := f.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			n, err = lastLook(f, buf)
+		}
 		// An empty datagram is an answer; os.File takes it for the end of a file.
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
@@ -63,6 +70,23 @@ func sendAndReceive(f *os.File, payload []byte, accept func([]byte) bool) error 
 			return nil
 		}
 	}
+}
+
+// lastLook reads what is there when the deadline has passed: on a busy node
+// that can be noticed before an answer that came in time.
+func lastLook(f *os.File, buf []byte) (int, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	n, recvErr := 0, error(nil)
+	if err := raw.Control(func(fd uintptr) { n, _, recvErr = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT) }); err != nil {
+		return 0, err
+	}
+	if errors.Is(recvErr, unix.EAGAIN) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return max(n, 0), recvErr
 }
 
 // explainDatagram tells a port unreachable that the destination sent, which
