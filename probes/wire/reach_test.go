@@ -434,8 +434,9 @@ func TestMatrixTakesAboutOneTimeout(t *testing.T) {
 	checkMatrix(t, req, got)
 	t.Logf("%d pairs, half of them dropped, in %s", len(req.Probes), d)
 	// The benchmark holds the figure, which is twice the time-out; a test must
-	// also pass on a machine that is busy with other things.
-	if d > 4*time.Second {
+	// also pass on a machine that is busy with other things, under the race
+	// detector. One after the other, the pairs would take twenty minutes.
+	if d > 20*time.Second {
 		t.Errorf("took %s: the pairs were not probed side by side", d)
 	}
 }
