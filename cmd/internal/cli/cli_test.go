@@ -174,3 +174,11 @@ func TestVersion(t *testing.T) {
 	require.NotEmpty(t, v["version"])
 	require.Equal(t, contract.APIVersion, v["pipeline"])
 }
+
+func TestDocumentationHasTheSameCodes(t *testing.T) {
+	doc, err := os.ReadFile("../../../docs/cli.md")
+	require.NoError(t, err)
+	for _, e := range exitTable {
+		require.Contains(t, string(doc), fmt.Sprintf("| %d | %s |", e.code, e.meaning))
+	}
+}
