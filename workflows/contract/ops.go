@@ -16,7 +16,8 @@ type ProbeInput struct {
 	// Environments and Clusters (names or Rancher IDs) narrow it; both empty means all.
 	Environments []string `json:"environments,omitempty"`
 	Clusters     []string `json:"clusters,omitempty"`
-	// Baseline measures once and judges nothing.
+	// Baseline measures what is, without judging it: it passes when all probes
+	// ran and agreed.
 	Baseline bool `json:"baseline,omitempty"`
 }
 

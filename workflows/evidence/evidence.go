@@ -119,11 +119,13 @@ func Failing(e probes.Evidence) int {
 	return n
 }
 
+// meets is a count's view of an outcome; whether the requirement holds was
+// judged, pair by pair, where it was measured.
 func meets(expect probes.Expect, outcome probes.Outcome) bool {
 	if expect == probes.Deny {
-		return outcome == probes.Dropped || outcome == probes.Unresolved
+		return outcome == probes.Dropped
 	}
-	return outcome == probes.Allowed
+	return outcome == probes.Allowed || outcome == probes.Refused
 }
 
 // Hash is the SHA-256, in hex, over the JSON of v. Maps are written with sorted

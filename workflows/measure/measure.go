@@ -162,22 +162,17 @@ func Passed(clusters []contract.ClusterEvidence) bool {
 	return true
 }
 
+// Unmeasured is one line about the clusters of which a baseline could not be
+// had, or "". A baseline passes when all probes ran and agreed; what they found
+// is not judged.
+func Unmeasured(clusters []contract.ClusterEvidence) string { return Failures(clusters) }
+
 // Failures is one line about the clusters that did not pass, or "".
 func Failures(clusters []contract.ClusterEvidence) string {
-	return describe(clusters, func(c contract.ClusterEvidence) bool { return !c.Passed })
-}
-
-// Unmeasured is one line about the clusters that could not be measured, or "".
-// A measurement has a hash, whatever it found.
-func Unmeasured(clusters []contract.ClusterEvidence) string {
-	return describe(clusters, func(c contract.ClusterEvidence) bool { return c.Hash == "" })
-}
-
-func describe(clusters []contract.ClusterEvidence, bad func(contract.ClusterEvidence) bool) string {
 	var failed, cut []string
 	for _, c := range clusters {
 		switch {
-		case !bad(c):
+		case c.Passed:
 		case c.Hash == "" && c.Reason == NotToTheEnd:
 			cut = append(cut, c.Cluster)
 		default:

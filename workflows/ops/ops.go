@@ -92,14 +92,14 @@ func Probe(ctx workflow.Context, in contract.ProbeInput) (contract.ProbeResult, 
 		if err != nil {
 			return out, story.Final(err)
 		}
-		if err := collect(&out, found, in.Baseline); err != nil {
+		if err := collect(&out, found); err != nil {
 			return out, story.Final(err)
 		}
 	}
 	return bound(out), nil
 }
 
-func collect(out *contract.ProbeResult, found measure.Result, baseline bool) error {
+func collect(out *contract.ProbeResult, found measure.Result) error {
 	for _, batch := range found.Kept {
 		all, err := evidence.Unpack(batch)
 		if err != nil {
@@ -113,7 +113,7 @@ func collect(out *contract.ProbeResult, found measure.Result, baseline bool) err
 		if c.Hash == "" {
 			out.Clusters[c.Cluster] = probes.Evidence{Cluster: c.Cluster, Inconclusive: true, Reason: c.Reason}
 		}
-		out.Passed = out.Passed && (c.Passed || baseline && c.Hash != "")
+		out.Passed = out.Passed && c.Passed
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func (p *promotion) baseline(ctx workflow.Context) error {
 	for _, c := range found.Clusters {
 		r := &p.state.Clusters[p.row[c.Cluster]]
 		r.Pairs, r.Reason = c.Pairs, ""
-		if c.Hash == "" {
+		if !c.Passed {
 			r.State, r.Reason = story.RowFailed, c.Reason
 		}
 	}

@@ -204,7 +204,7 @@ func TestNeverBetween(t *testing.T) {
 		"Plan", "Resolve", "Inspect", "EnsureAgent", "Measure baseline", "Stage", "Release", "Settle",
 		"Measure verify", "Measure soak", "Measure compare", "MarkVerified", "Restore", "Hold",
 	}
-	const rounds = 150
+	const rounds = 60
 	for seed := range uint64(rounds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()

@@ -65,18 +65,24 @@ func TestFailures(t *testing.T) {
 		// untouched: staging was never written.
 		untouched bool
 	}{
-		"verify":          {func(r *run) { r.w.Bad = badOn("staging") }, "web to api: dropped", false},
-		"settle":          {func(r *run) { r.on("Settle", staging, fail(errs.Deadline("bundle x is not ready on staging"))) }, "bundle x is not ready", false},
-		"settle lasting":  {func(r *run) { r.on("Settle", staging, fail(errs.Failed("helm refused it"))) }, "helm refused it", false},
-		"stage":           {func(r *run) { r.on("Stage", staging, fail(errs.Failed("bundle error"))) }, "bundle error", false},
-		"stage mismatch":  {func(r *run) { r.on("Stage", staging, fail(&world.Short{By: 1})) }, "Fleet has nothing for it", false},
-		"stage down":      {func(r *run) { r.always("Stage", staging, fail(errs.Unavailable("Rancher does not answer"))) }, "Rancher does not answer", false},
-		"release":         {func(r *run) { r.on("Release", staging, fail(errs.Conflict("someone else wrote it"))) }, "someone else wrote it", false},
-		"measure":         {func(r *run) { r.always("Measure verify", "staging", fail(errs.Failed("no agent answers"))) }, "no agent answers", false},
-		"soak":            {func(r *run) { r.always("Measure soak", "staging", fail(errs.Failed("path shut"))) }, "path shut", false},
-		"recording":       {func(r *run) { r.on("MarkVerified", staging, fail(errs.Denied("no right to write"))) }, "no right to write", false},
-		"agent":           {func(r *run) { r.always("EnsureAgent", "staging", fail(errs.Deadline("cluster unreachable"))) }, "cluster unreachable", true},
-		"baseline":        {func(r *run) { r.always("Measure baseline", "staging", fail(errs.Failed("no agent answers"))) }, "no agent answers", true},
+		"verify":         {func(r *run) { r.w.Bad = badOn("staging") }, "web to api: dropped", false},
+		"settle":         {func(r *run) { r.on("Settle", staging, fail(errs.Deadline("bundle x is not ready on staging"))) }, "bundle x is not ready", false},
+		"settle lasting": {func(r *run) { r.on("Settle", staging, fail(errs.Failed("helm refused it"))) }, "helm refused it", false},
+		"stage":          {func(r *run) { r.on("Stage", staging, fail(errs.Failed("bundle error"))) }, "bundle error", false},
+		"stage mismatch": {func(r *run) { r.on("Stage", staging, fail(&world.Short{By: 1})) }, "Fleet has nothing for it", false},
+		"stage down":     {func(r *run) { r.always("Stage", staging, fail(errs.Unavailable("Rancher does not answer"))) }, "Rancher does not answer", false},
+		"release":        {func(r *run) { r.on("Release", staging, fail(errs.Conflict("someone else wrote it"))) }, "someone else wrote it", false},
+		"measure":        {func(r *run) { r.always("Measure verify", "staging", fail(errs.Failed("no agent answers"))) }, "no agent answers", false},
+		"soak":           {func(r *run) { r.always("Measure soak", "staging", fail(errs.Failed("path shut"))) }, "path shut", false},
+		"recording":      {func(r *run) { r.on("MarkVerified", staging, fail(errs.Denied("no right to write"))) }, "no right to write", false},
+		"agent":          {func(r *run) { r.always("EnsureAgent", "staging", fail(errs.Deadline("cluster unreachable"))) }, "cluster unreachable", true},
+		"baseline":       {func(r *run) { r.always("Measure baseline", "staging", fail(errs.Failed("no agent answers"))) }, "no agent answers", true},
+		"baseline unsure": {func(r *run) {
+			r.always("Measure baseline", "staging", fail(&world.Unsure{Reason: "nothing could be measured"}))
+		}, "nothing could be measured", true},
+		"verify unsure": {func(r *run) {
+			r.always("Measure verify", "staging", fail(&world.Unsure{Reason: "nothing could be measured"}))
+		}, "nothing could be measured", false},
 		"baseline silent": {func(r *run) { r.always("Measure baseline", "staging", fail(errs.Unavailable("no tunnel"))) }, "no tunnel", true},
 	}
 	for name, test := range tests {
