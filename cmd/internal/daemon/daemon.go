@@ -148,9 +148,10 @@ func (d *Daemon) work(ctx context.Context, temporal client.Client, broken chan e
 	return err
 }
 
-// ended turns an error that is merely the end of ctx into the orderly end that it is.
+// ended turns an error that only came because ctx ended, or that would have been
+// waited for, into the orderly end that it is.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, ctx.Err())) {
+	if ctx.Err() != nil && (mayPass(err) || errors.Is(err, context.Canceled)) {
 		return nil
 	}
 	return err

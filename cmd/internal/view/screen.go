@@ -223,25 +223,23 @@ func mark(state contract.State) string {
 // Rollback says what was put back and what of it was proven.
 func Rollback(b contract.RollbackResult) string {
 	what := map[string]string{
-		"last-verified":     "the last verified revision",
+		"last-verified":     "the last verified",
 		"before-portcullis": "what was there before Portcullis",
 		"absent":            "nothing, as before",
 	}[string(b.Kind)]
 	if b.Revision != "" {
 		what += " " + Short(b.Revision)
 	}
-	live, proven := "is not live everywhere", "was not proven"
-	if b.Live {
-		live = "is live"
+	var found string
+	switch {
+	case b.Live && b.Proven:
+		found = "live, and the probes found what they found before"
+	case b.Live:
+		found = "live, but not proven by probes"
+	default:
+		found = "not live everywhere, and not proven"
 	}
-	if b.Proven {
-		proven = "the probes found the same flows as before"
-	}
-	text := fmt.Sprintf("went back to %s: it %s, and %s", what, live, proven)
-	if b.Live && !b.Proven {
-		text = fmt.Sprintf("went back to %s: it %s, but it %s", what, live, proven)
-	}
-	return text + because(b.Detail)
+	return fmt.Sprintf("went back to %s: %s%s", what, found, because(b.Detail))
 }
 
 func (d *drawing) gate() {

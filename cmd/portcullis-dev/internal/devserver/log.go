@@ -3,6 +3,7 @@ package devserver
 import (
 	"context"
 	"log/slog"
+	"strings"
 
 	"go.temporal.io/server/common/log"
 	"go.temporal.io/server/common/log/tag"
@@ -23,7 +24,14 @@ func (l logger) DPanic(msg string, tags ...tag.Tag) { l.log(slog.LevelError, msg
 func (l logger) Panic(msg string, tags ...tag.Tag)  { l.log(slog.LevelError, msg, tags) }
 func (l logger) Fatal(msg string, tags ...tag.Tag)  { l.log(slog.LevelError, msg, tags) }
 
+// aboutNexus is said at every start because the frontend's HTTP API, which
+// nothing here uses, is off.
+const aboutNexus = "HTTP API port has not been set"
+
 func (l logger) log(level slog.Level, msg string, tags []tag.Tag) {
+	if strings.HasPrefix(msg, aboutNexus) {
+		return
+	}
 	attrs := make([]slog.Attr, 0, len(tags))
 	for _, t := range tags {
 		// Stack traces of Temporal's own code help nobody here.
