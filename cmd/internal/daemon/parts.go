@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"context"
 	"slices"
 
 	"go.temporal.io/sdk/worker"
 
 	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/cmd/internal/config"
@@ -23,7 +25,7 @@ func build(cfg config.Server, version string) (*Parts, error) {
 		UserAgent: "portcullis/" + version,
 	})
 	if err != nil {
-		return nil, err
+		return nil, errs.FromRancher(err)
 	}
 	activities := workflows.Activities{
 		Source:  source.New(source.Config{CacheDir: cfg.Git.CacheDir, CAFile: cfg.Git.CAFile}, client),
@@ -36,7 +38,7 @@ func build(cfg config.Server, version string) (*Parts, error) {
 		}, client),
 	}
 	return &Parts{
-		Rancher: client,
+		Rancher: typed{client},
 		Register: func(r worker.Registry) {
 			workflows.Register(r)
 			workflows.RegisterActivities(r, activities)
@@ -44,3 +46,10 @@ func build(cfg config.Server, version string) (*Parts, error) {
 		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors()),
 	}, nil
 }
+
+// typed gives the client's errors the types by which the daemon and its exit
+// code tell what can pass from what cannot.
+type typed struct{ client *rancher.Client }
+
+func (t typed) Check(ctx context.Context) error { return errs.FromRancher(t.client.Check(ctx)) }
+func (t typed) Start(ctx context.Context) error { return errs.FromRancher(t.client.Start(ctx)) }
