@@ -156,20 +156,25 @@ func (s *session) promotions(ctx context.Context, r *view.Rollout, waiting bool)
 			continue
 		}
 		id := contract.PromoteID(r.Pipeline, e.Name)
+		d, err := s.describe(ctx, id)
+		// The ID also finds the promotion of an earlier rollout, while this one
+		// has not begun its own.
+		if err != nil || d.GetWorkflowExecutionInfo().GetStartTime().AsTime().Before(r.StartedAt) {
+			continue
+		}
 		var p contract.PromoteStatus
 		if err := s.ask(ctx, id, &p); err == nil && p.Environment != "" {
 			r.Promotions[e.Name] = p
 		}
 		if waiting {
-			r.Waiting = append(r.Waiting, s.waitingIn(ctx, id, e.Name)...)
+			r.Waiting = append(r.Waiting, s.waitingIn(ctx, d, e.Name)...)
 		}
 	}
 }
 
 // waitingIn lists the activities of a promotion and of its measurements.
-func (s *session) waitingIn(ctx context.Context, id, environment string) []view.Waiting {
-	d, err := s.describe(ctx, id)
-	if err != nil || d.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+func (s *session) waitingIn(ctx context.Context, d *workflowservice.DescribeWorkflowExecutionResponse, environment string) []view.Waiting {
+	if d.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
 		return nil
 	}
 	out := pendingOf(d, environment)
