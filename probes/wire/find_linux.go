@@ -23,7 +23,9 @@ type finder struct {
 }
 
 func newFinder(thread *netThread) *finder {
-	return &finder{proc: "/proc", host: "/proc/self/ns/net", thread: thread}
+	// Not /proc/self: that is the process's first thread, and the runtime may
+	// have given just that one to netThread, which is in a pod's namespace then.
+	return &finder{proc: "/proc", host: "/proc/thread-self/ns/net", thread: thread}
 }
 
 // place is where the probes of one pod start.
