@@ -31,7 +31,11 @@ type demo struct {
 	rows     []row
 }
 
-type row struct{ revision, environment, outcome, evidence, seen string }
+// row is one gate of one revision.
+type row struct {
+	revision, environment, outcome, evidence, seen, reason, back string
+	probes                                                       int
+}
 
 func run(ctx context.Context) error {
 	exe, err := os.Executable()

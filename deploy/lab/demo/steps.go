@@ -93,12 +93,12 @@ func (d *demo) record(ctx context.Context, scenario, commit string, s drive.Stat
 	for _, e := range s.Environments {
 		r := row{revision: fmt.Sprintf("%s %.7s", scenario, commit), environment: e.Name, outcome: e.State}
 		if e.Result != nil {
-			r.evidence = fmt.Sprintf("%.12s", e.Result.Evidence)
-			if e.Result.Reason != "" {
-				r.outcome += ": " + e.Result.Reason
+			for _, c := range e.Result.Clusters {
+				r.probes += c.Pairs
 			}
+			r.evidence, r.reason = fmt.Sprintf("%.12s", e.Result.Evidence), e.Result.Reason
 			if b := e.Result.Rollback; b != nil {
-				r.outcome += fmt.Sprintf("; back to %s %.7s, live %t, proven %t", b.Kind, b.Revision, b.Live, b.Proven)
+				r.back = fmt.Sprintf("went back to the %s revision %.7s; live: %t, proven by the same probes: %t", b.Kind, b.Revision, b.Live, b.Proven)
 			}
 		}
 		policies, err := d.Kubectl(ctx, e.Name, "get", "globalnetworkpolicies.crd.projectcalico.org,networkpolicies.networking.k8s.io", "-A", "-o", "name")
@@ -106,11 +106,11 @@ func (d *demo) record(ctx context.Context, scenario, commit string, s drive.Stat
 			return err
 		}
 		source, err := d.Kubectl(ctx, e.Name, "get", "globalnetworkpolicies.crd.projectcalico.org", "default.checkout-api",
-			"-o", "jsonpath={.spec.ingress[0].source.selector} from {.spec.ingress[0].source.nets[0]}")
+			"-o", "jsonpath={.spec.ingress[0].source.selector} in {.spec.ingress[0].source.nets[0]}")
 		if err != nil {
 			return err
 		}
-		r.seen = fmt.Sprintf("%d policies; checkout from %s", len(strings.Fields(policies)), source)
+		r.seen = fmt.Sprintf("%d, checkout open to %s", len(strings.Fields(policies)), source)
 		d.rows = append(d.rows, r)
 	}
 	return nil
@@ -119,11 +119,16 @@ func (d *demo) record(ctx context.Context, scenario, commit string, s drive.Stat
 func (d *demo) summary() {
 	step("What happened")
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "REVISION\tENVIRONMENT\tEVIDENCE\tKUBECTL SEES\tOUTCOME")
+	fmt.Fprintln(t, "REVISION\tGATE\tOUTCOME\tPROBES\tEVIDENCE\tPOLICIES THAT KUBECTL SEES")
 	for _, r := range d.rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", r.revision, r.environment, r.evidence, r.seen, r.outcome)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", r.revision, r.environment, r.outcome, r.probes, r.evidence, r.seen)
 	}
 	_ = t.Flush()
+	for _, r := range d.rows {
+		if r.back != "" {
+			fmt.Printf("\n%s in %s\n  %s\n  %s\n", r.revision, r.environment, r.reason, r.back)
+		}
+	}
 	fmt.Printf(`
 Everything is still up:
   Temporal UI       %s

@@ -132,6 +132,27 @@ func pass(t *testing.T, file, pipeline, revision string) drive.Status {
 	return s
 }
 
+// goodCommit is a commit of the good scenario, once there is one.
+var goodCommit string
+
+// goodEverywhere makes sure that the good scenario is verified in every
+// environment and returns its commit. Rollbacks leave it there.
+func goodEverywhere(t *testing.T) string {
+	t.Helper()
+	if goodCommit == "" {
+		goodCommit = commit(t, "good")
+	}
+	for _, env := range environments {
+		at, err := p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "get", "gitrepos.fleet.cattle.io", drive.Pipeline+"-"+env,
+			"-o", `jsonpath={.spec.revision} {.metadata.annotations.portcullis\.dev/verified-revision}`)
+		if err != nil || at != goodCommit+" "+goodCommit {
+			pass(t, sample(t), drive.Pipeline, goodCommit)
+			return goodCommit
+		}
+	}
+	return goodCommit
+}
+
 // finish waits for the end and approves on the way.
 func finish(t *testing.T, pipeline string) drive.Status {
 	t.Helper()

@@ -15,6 +15,7 @@ func TestGoodRevision(t *testing.T) {
 	file := sample(t)
 	pass(t, file, drive.Pipeline, commit(t, "v1"))
 	good := commit(t, "good")
+	goodCommit = good
 	s := pass(t, file, drive.Pipeline, good)
 	for _, env := range environments {
 		e := s.Environment(env)
@@ -42,8 +43,7 @@ func TestGoodRevision(t *testing.T) {
 // TestBadInDev is stopped at the first gate; the others are never touched.
 func TestBadInDev(t *testing.T) {
 	file := sample(t)
-	good := commit(t, "good")
-	pass(t, file, drive.Pipeline, good)
+	good := goodEverywhere(t)
 	before := map[string]string{}
 	for _, env := range environments {
 		before[env] = source(t, env)
@@ -92,8 +92,7 @@ func held(t *testing.T, file, revision string) {
 // TestBadOnlyInProd passes dev and staging and is stopped, and put back, in prod.
 func TestBadOnlyInProd(t *testing.T) {
 	file := sample(t)
-	good := commit(t, "good")
-	pass(t, file, drive.Pipeline, good)
+	good := goodEverywhere(t)
 	before := source(t, "prod")
 	start(t, file, commit(t, "bad-only-in-prod"))
 	s := finish(t, drive.Pipeline)
@@ -127,8 +126,7 @@ func stopped(t *testing.T, s drive.Status, env, to string) {
 // TestSecondRolloutIsRefused names the one that runs; --supersede ends it first.
 func TestSecondRolloutIsRefused(t *testing.T) {
 	file := sample(t)
-	good := commit(t, "good")
-	pass(t, file, drive.Pipeline, good)
+	goodEverywhere(t)
 	first, second := commit(t, "v1"), commit(t, "good")
 	start(t, file, first)
 	running, err := p.Until(t.Context(), drive.Pipeline, rolloutLimit, "settled in dev", func(s drive.Status) bool { return s.Now("dev") == "verifying" })
@@ -139,6 +137,7 @@ func TestSecondRolloutIsRefused(t *testing.T) {
 		t.Errorf("a second start: exit %d, want 5 and run %s named: %s", r.Code, running.RunID, r.Stderr)
 	}
 	start(t, file, second, "--supersede")
+	goodCommit = second
 	s := finish(t, drive.Pipeline)
 	if s.RunID == running.RunID || s.State != "verified" {
 		t.Errorf("the superseding rollout: %s", s)
@@ -152,8 +151,7 @@ func TestSecondRolloutIsRefused(t *testing.T) {
 // soaking takes the same way back as a failed probe.
 func TestPeople(t *testing.T) {
 	file := sample(t)
-	good := commit(t, "good")
-	pass(t, file, drive.Pipeline, good)
+	good := goodEverywhere(t)
 	start(t, file, commit(t, "v1"))
 	r, err := p.CLI(t.Context(), "rollout", "pause", drive.Pipeline, "--by", "e2e", "--why", "lunch")
 	must(t, err)
