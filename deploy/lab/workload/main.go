@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -28,6 +29,7 @@ type options struct {
 	http, tcp, udp, metrics string
 	calls                   list
 	every, timeout          time.Duration
+	dial                    string
 }
 
 // list is a flag that may be given several times.
@@ -47,6 +49,7 @@ func parse(args []string) (options, error) {
 	f.Var(&o.calls, "call", "`URL` to keep calling: http://…, tcp://host:port or udp://host:port; may be repeated")
 	f.DurationVar(&o.every, "every", time.Second, "pause between calls of one URL")
 	f.DurationVar(&o.timeout, "timeout", 2*time.Second, "time limit of one call")
+	f.StringVar(&o.dial, "dial", "", "connect to `address` once by TCP, within the time limit, and end: what other tools run by exec")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -63,6 +66,13 @@ func run(args []string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if o.dial != "" {
+		conn, err := net.DialTimeout("tcp", o.dial, o.timeout)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

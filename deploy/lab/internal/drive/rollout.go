@@ -133,7 +133,7 @@ func (p *Portcullis) Until(ctx context.Context, pipeline string, limit time.Dura
 		select {
 		case <-ctx.Done():
 			return last, fmt.Errorf("not %s within %s: %s (%v)", what, limit, last, lastErr)
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(700 * time.Millisecond):
 		}
 	}
 }
