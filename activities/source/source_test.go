@@ -34,7 +34,7 @@ func newRemote(t *testing.T, password string) *remote {
 		t.Skip("git is not installed")
 	}
 	root := t.TempDir()
-	r := &remote{t: t, work: filepath.Join(root, "work")}
+	r := &remote{t: t, work: filepath.Join(root, "clone")}
 	backend := &cgi.Handler{
 		Path: filepath.Join(strings.TrimSpace(string(core)), "git-http-backend"),
 		Env:  []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"},
@@ -48,7 +48,7 @@ func newRemote(t *testing.T, password string) *remote {
 		backend.ServeHTTP(w, req)
 	}))
 	t.Cleanup(srv.Close)
-	r.url = srv.URL + "/work/.git"
+	r.url = srv.URL + "/clone/.git"
 	if err := os.Mkdir(r.work, 0o700); err != nil {
 		t.Fatal(err)
 	}
