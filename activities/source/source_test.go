@@ -34,7 +34,7 @@ func newRemote(t *testing.T, password string) *remote {
 		t.Skip("git is not installed")
 	}
 	root := t.TempDir()
-	r := &remote{t: t, work: filepath.Join(root, "clone")}
+	r := &remote{t: t, work: filepath.Join(root, "tree")}
 	backend := &cgi.Handler{
 		Path: filepath.Join(strings.TrimSpace(string(core)), "git-http-backend"),
 		Env:  []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"},
@@ -48,7 +48,7 @@ func newRemote(t *testing.T, password string) *remote {
 		backend.ServeHTTP(w, req)
 	}))
 	t.Cleanup(srv.Close)
-	r.url = srv.URL + "/clone/.git"
+	r.url = srv.URL + "/tree/.git"
 	if err := os.Mkdir(r.work, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestAccess(t *testing.T) {
 		"no credentials":   {r.url, "", errs.TypeDenied, "none are configured"},
 		"no Secret":        {r.url, "absent", errs.TypeNotFound, "ns/absent"},
 		"empty Secret":     {r.url, "empty", errs.TypeInvalid, "neither username nor password"},
-		"no repository":    {strings.Replace(r.url, "/work/", "/other/", 1), "good", errs.TypeNotFound, "is not a repository"},
+		"no repository":    {strings.Replace(r.url, "/tree/", "/other/", 1), "good", errs.TypeNotFound, "is not a repository"},
 		"server down":      {"http://127.0.0.1:1/x.git", "good", errs.TypeUnavailable, "connection refused"},
 		"password in URL":  {"https://u:hidden@git.example.com/x", "", errs.TypeInvalid, "user information"},
 		"local file":       {"file:///etc", "", errs.TypeInvalid, "https, http or ssh"},

@@ -13,7 +13,7 @@ import (
 // git runs git on the lab's bare policy repository.
 func git(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "git", args...)
+	cmd := exec.Command("git", args...)
 	cmd.Dir = filepath.Join(p.LabDir, "git", drive.Pipeline+".git")
 	cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=Platform", "GIT_AUTHOR_EMAIL=platform@example.com",
 		"GIT_COMMITTER_NAME=Platform", "GIT_COMMITTER_EMAIL=platform@example.com")

@@ -276,7 +276,7 @@ func TestBadInput(t *testing.T) {
 	good := commit(t, "good")
 	pass(t, devOnly(t), drive.Pipeline, good)
 	before := fingerprint(t)
-	offBranch := orphan(t)
+	offBranch := offMain(t)
 	overrides, malformed := commit(t, "override-targets"), commit(t, "malformed")
 	commit(t, "good")
 	for _, c := range []struct {
@@ -286,7 +286,7 @@ func TestBadInput(t *testing.T) {
 		code     int
 		says     []string
 	}{
-		{"unknown field", []string{"expect: allow", "expects: allow"}, good, 3, []string{"unknown field", ".yaml:"}},
+		{"unknown field", []string{"rollback: {scope:", "rollback: {scopes:"}, good, 3, []string{"unknown field", ".yaml:"}},
 		{"no environments", []string{devEnvironment, ""}, good, 3, []string{"environments", ".yaml:"}},
 		{"selector matches nothing", []string{"env: dev", "env: nowhere"}, good, 3, []string{"dev", "no cluster"}},
 		{"cluster in two environments", []string{devEnvironment, devEnvironment + strings.ReplaceAll(devEnvironment, "name: dev", "name: again")}, good, 3, []string{"dev", "again"}},
@@ -295,7 +295,7 @@ func TestBadInput(t *testing.T) {
 		{"overrideTargets in the revision", nil, overrides, 3, []string{"overrideTargets", "bundles/applications/fleet.yaml"}},
 		{"malformed manifest", nil, malformed, 3, []string{"bundles/applications/templates/payments.yaml"}},
 		{"branch that is not there", []string{"branch: main", "branch: nowhere"}, "", 4, []string{"nowhere"}},
-		{"bad selector", []string{"app == 'api-gateway'", "app = 'api-gateway'"}, good, 3, []string{"selector", ".yaml:"}},
+		{"bad selector", []string{"from: {namespace: data, selector: \"app == 'db'\"}", "from: {namespace: data, selector: \"app = 'db'\"}"}, good, 3, []string{"selector", ".yaml:"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			refused(t, p, devOnly(t, c.edit...), c.revision, c.code, c.says)
@@ -372,10 +372,13 @@ func TestBadCredentials(t *testing.T) {
 	}
 }
 
-// orphan makes a commit in the policy repository that is on no branch.
-func orphan(t *testing.T) string {
+// offMain makes a commit in the policy repository that is on another branch than main.
+func offMain(t *testing.T) string {
 	t.Helper()
-	return git(t, "commit-tree", "main^{tree}", "-m", "on no branch")
+	sha := git(t, "commit-tree", "main^{tree}", "-m", "not on main")
+	git(t, "branch", "--force", "side", sha)
+	t.Cleanup(func() { git(t, "branch", "-D", "side") })
+	return sha
 }
 
 // fingerprint is all that a rollout could change on dev and in Fleet.
