@@ -31,8 +31,6 @@ type wait struct {
 	failedSince, lostSince, jobSince time.Time
 	// forced counts how often Fleet was made to sync again.
 	forced int
-	// told is the last progress that was recorded.
-	told Progress
 }
 
 func (a *Activities) begin(ctx context.Context, phase string, in UnitInput) (*wait, error) {

@@ -163,6 +163,7 @@ func Child(id, summary string) workflow.ChildWorkflowOptions {
 // behind by a terminated parent makes room.
 func ReadingChild(id, summary string) workflow.ChildWorkflowOptions {
 	o := Child(id, summary)
-	o.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
+	//lint:ignore SA1019 its successor, the conflict policy, cannot be given for a child
+	o.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING //nolint:staticcheck // as above
 	return o
 }
