@@ -114,10 +114,11 @@ spec:
 `
 
 // wirePipeline probes every pair of the 51 pods: 26 may be reached, 25 may not.
+// It has the name of the lab's own pipeline, whose GitRepo delivers to prod.
 const wirePipeline = `
 apiVersion: portcullis.dev/v1alpha1
 kind: Pipeline
-metadata: {name: bench}
+metadata: {name: network-policies}
 spec:
   source: {repo: http://10.99.0.1:8880/network-policies.git, branch: main}
   environments:
