@@ -135,6 +135,16 @@ type Before struct {
 	Previous string `json:"previous,omitempty"`
 }
 
+// Now is the full commit that the unit has at planning, or "" where that is not known.
+func (b Before) Now() string {
+	for _, commit := range []string{b.Current, b.Revision} {
+		if FullCommit(commit) {
+			return commit
+		}
+	}
+	return ""
+}
+
 // Annotations and labels that Portcullis keeps on its GitRepos. The management
 // cluster is the only place where they live; they are what makes the daemon stateless.
 const (

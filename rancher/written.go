@@ -85,6 +85,15 @@ func BeforeOf(repo *fleet.GitRepo) (Before, error) {
 	if repo == nil {
 		return Before{Kind: RestoreAbsent}, nil
 	}
+	b, err := wayBack(repo)
+	b.Current = repo.Spec.Revision
+	if repo.Spec.Branch != "" || b.Current == "" {
+		b.Current = repo.Status.Commit
+	}
+	return b, err
+}
+
+func wayBack(repo *fleet.GitRepo) (Before, error) {
 	if verified := repo.Annotations[AnnotationVerified]; verified != "" {
 		at, err := time.Parse(time.RFC3339, repo.Annotations[AnnotationVerifiedAt])
 		if err != nil {

@@ -163,6 +163,85 @@ func TestPromoteAndRestore(t *testing.T) {
 	}
 }
 
+// A unit that was recorded as verified before a later one failed goes back whole:
+// its proof too, or the next rollback would return to what was just left.
+func TestRestoreTakesBackTheProof(t *testing.T) {
+	b := newBench(t, "one")
+	env := devEnvironment()
+	b.promote(env, commitA, "r1")
+	in := b.promote(env, commitB, "r2")
+	restore := RestoreInput{UnitInput: in, Reason: "prod failed"}
+	b.ok(b.acts.Restore, restore)
+	writes := b.fleet.writes
+	b.ok(b.acts.Restore, restore)
+	if b.fleet.writes != writes {
+		t.Error("restoring twice wrote twice")
+	}
+	r := b.repo("np-dev")
+	if r.Spec.Revision != commitA || r.Annotations[rancher.AnnotationVerified] != commitA || r.Annotations[rancher.AnnotationPrevious] != "" || r.Annotations[rancher.AnnotationEvidence] != "" {
+		t.Errorf("restored to %s with %v", r.Spec.Revision, r.Annotations)
+	}
+	if before := b.unit(env, commitB, "r3").Unit.Before; before.Revision != commitA || before.Current != commitA {
+		t.Errorf("the way back is %+v", before)
+	}
+}
+
+// What a failed staging did not write to is not Portcullis's to put back.
+func TestRestoreLeavesWhatIsNotItsOwn(t *testing.T) {
+	adopted := func(t *testing.T) (*bench, UnitInput) {
+		b := newBench(t, "one")
+		b.fleet.with(func() {
+			b.fleet.repos["old"] = &fleet.GitRepo{
+				ObjectMeta: metav1.ObjectMeta{Name: "old", Namespace: "fleet-default", Generation: 1, ResourceVersion: "1"},
+				Spec:       fleet.GitRepoSpec{Repo: source.Repo, Branch: "main", Targets: []fleet.GitTarget{{ClusterName: "one"}}},
+			}
+			b.fleet.reconcile("old")
+		})
+		env := devEnvironment()
+		env.GitRepo = "old"
+		return b, b.unit(env, commitA, "r1")
+	}
+	t.Run("never staged", func(t *testing.T) {
+		b, in := adopted(t)
+		b.ok(b.acts.Restore, RestoreInput{UnitInput: in, Reason: "bad"})
+		if r := b.repo("old"); r.Generation != 1 || len(r.Annotations)+len(r.Labels) > 0 {
+			t.Errorf("written to: %+v", r)
+		}
+		if held, _ := b.fleet.ReadHold(t.Context(), "np"); held != "bad" {
+			t.Errorf("held: %q", held)
+		}
+	})
+	t.Run("of another pipeline now", func(t *testing.T) {
+		b, in := adopted(t)
+		b.fleet.with(func() { b.fleet.repos["old"].Labels = map[string]string{rancher.LabelPipeline: "other"} })
+		b.fails(errs.TypeConflict, "not of pipeline np any more", b.acts.Restore, RestoreInput{UnitInput: in, Reason: "bad"})
+	})
+}
+
+// Who only measures is not stopped by what stops a rollout.
+func TestPlanOfMembersIgnoresGitReposAndHolds(t *testing.T) {
+	b := newBench(t, "one", "two")
+	b.fleet.with(func() {
+		b.fleet.repos["foreign"] = &fleet.GitRepo{
+			ObjectMeta: metav1.ObjectMeta{Name: "foreign", Namespace: "fleet-default"},
+			Spec:       fleet.GitRepoSpec{Repo: source.Repo, Branch: "main", Targets: []fleet.GitTarget{{ClusterName: "one"}}},
+		}
+	})
+	b.ok(b.acts.Hold, HoldInput{Pipeline: "np", Reason: "bad"})
+	env := devEnvironment()
+	env.Waves = []rancher.Wave{{Name: "canary", MaxConcurrent: 1}}
+	if _, err := b.plan(env, true); errs.TypeOf(err) != errs.TypeConflict {
+		t.Fatalf("a rollout beside it is planned: %v", err)
+	}
+	p, err := run[*Plan](b, b.acts.Plan, PlanInput{Pipeline: "np", Source: source, Environments: []rancher.Environment{env}, MembersOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if units := p.Environments[0].Units; len(units) != 1 || len(units[0].Clusters) != 2 {
+		t.Errorf("members: %+v", units)
+	}
+}
+
 func TestRestoreToNothing(t *testing.T) {
 	b := newBench(t, "one")
 	env := devEnvironment()

@@ -24,6 +24,9 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (_ *Plan, err error
 	if err != nil {
 		return nil, err
 	}
+	if in.MembersOnly {
+		return a.members(in, clusters, groups)
+	}
 	repos, err := a.fleet.ListGitRepos(ctx, nil)
 	if err != nil {
 		return nil, err
@@ -49,6 +52,22 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (_ *Plan, err error
 		return nil, err
 	}
 	return assemble(a.fleet.Workspace(), held, units), nil
+}
+
+// members plans as if the environments had no waves and the workspace no GitRepo.
+func (a *Activities) members(in PlanInput, clusters []rancher.Cluster, groups []*fleet.ClusterGroup) (*Plan, error) {
+	req := rancher.PlanRequest{
+		Pipeline: in.Pipeline, Namespace: a.fleet.Workspace(), Source: in.Source,
+		Clusters: clusters, Groups: groups, Now: time.Now(),
+	}
+	for _, env := range in.Environments {
+		req.Environments = append(req.Environments, rancher.Environment{Name: env.Name, Clusters: env.Clusters})
+	}
+	units, err := rancher.PlanUnits(req)
+	if err != nil {
+		return nil, err
+	}
+	return assemble(a.fleet.Workspace(), "", units), nil
 }
 
 func pointers(repos []fleet.GitRepo) []*fleet.GitRepo {

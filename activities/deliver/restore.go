@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
@@ -29,9 +30,17 @@ func (a *Activities) putBack(ctx context.Context, in RestoreInput) (*fleet.GitRe
 			return made, want, err
 		}
 	}
+	if repo != nil && repo.Labels[rancher.LabelPipeline] == "" {
+		// Staging never came to write to it, so there is nothing to put back.
+		return repo, want, a.fleet.WriteHold(ctx, in.Pipeline, in.Reason)
+	}
 	repo, err = a.mutate(ctx, in.Unit.GitRepo, func(repo *fleet.GitRepo) (*patch, error) {
+		where := in.Unit.Namespace + "/" + in.Unit.GitRepo
 		if repo == nil {
-			return nil, errs.Conflict("GitRepo %s/%s was deleted by someone while it was being restored", in.Unit.Namespace, in.Unit.GitRepo)
+			return nil, errs.Conflict("GitRepo %s was deleted by someone while it was being restored", where)
+		}
+		if owner := repo.Labels[rancher.LabelPipeline]; owner != in.Pipeline {
+			return nil, errs.Conflict("GitRepo %s is not of pipeline %s any more, so it is not put back", where, in.Pipeline)
 		}
 		return restorePatch(in, repo, to), nil
 	})
@@ -68,13 +77,19 @@ func restorePatch(in RestoreInput, repo *fleet.GitRepo, to pin) *patch {
 	restored := err == nil && wrote != nil && wrote.Restored == in.Rollout &&
 		repo.Spec.Revision == to.revision && repo.Spec.Branch == to.branch && repo.Spec.Paused == to.paused &&
 		repo.Annotations[rancher.AnnotationHeld] == in.Reason
-	if restored {
+	// A later unit failed after this one was recorded: what is put back must not
+	// stay the revision that the next rollback returns to.
+	disowned := repo.Annotations[rancher.AnnotationVerified] == in.Commit && in.Unit.Before.Revision != in.Commit
+	if restored && !disowned {
 		return nil
 	}
 	p := &patch{annotations: map[string]any{
 		rancher.AnnotationRollout: in.Rollout,
 		rancher.AnnotationHeld:    in.Reason,
 	}}
+	if disowned {
+		maps.Copy(p.annotations, proofBefore(in.Unit.Before))
+	}
 	p.setPin(repo, to)
 	spec := repo.Spec.DeepCopy()
 	spec.Revision, spec.Branch, spec.Paused = to.revision, to.branch, to.paused
@@ -82,6 +97,22 @@ func restorePatch(in RestoreInput, repo *fleet.GitRepo, to pin) *patch {
 	w.Restored = in.Rollout
 	p.annotations[rancher.AnnotationWritten] = writtenJSON(w)
 	return p
+}
+
+// proofBefore are the annotations of the proof that a unit had when it was planned.
+func proofBefore(b rancher.Before) map[string]any {
+	proof := map[string]any{
+		rancher.AnnotationVerified: nil, rancher.AnnotationVerifiedAt: nil,
+		rancher.AnnotationEvidence: nil, rancher.AnnotationPrevious: nil,
+	}
+	if b.Kind == rancher.RestoreVerified {
+		proof[rancher.AnnotationVerified] = b.Revision
+		proof[rancher.AnnotationPrevious] = orNil(b.Previous)
+		if !b.VerifiedAt.IsZero() {
+			proof[rancher.AnnotationVerifiedAt] = b.VerifiedAt.UTC().Format(time.RFC3339)
+		}
+	}
+	return proof
 }
 
 // remake creates a GitRepo that somebody deleted in the meantime: its clusters

@@ -16,6 +16,10 @@ type PlanInput struct {
 	Environments []rancher.Environment `json:"environments"`
 	// AfterRollback allows a plan on a pipeline that is held.
 	AfterRollback bool `json:"afterRollback,omitempty"`
+	// MembersOnly asks for the clusters of each environment, in one unit, for those
+	// who only look at them: holds, waves and GitRepos that are in the way of a rollout
+	// are not in the way of that.
+	MembersOnly bool `json:"membersOnly,omitempty"`
 }
 
 // Plan is the answer, in the order of the pipeline.

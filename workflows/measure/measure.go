@@ -115,7 +115,7 @@ func one(ctx workflow.Context, req Request, clusters []rancher.Cluster, i int) (
 		in.Want = &want
 	}
 	id := contract.VerifyID(in.Pipeline, in.Environment, in.Phase, i)
-	summary := fmt.Sprintf("%s of %s: %d clusters", req.Phase, req.Environment, len(clusters))
+	summary := fmt.Sprintf("%s of %s: %s", req.Phase, req.Environment, story.Count(len(clusters), "cluster"))
 	opts := options.ReadingChild(id, summary)
 	opts.TypedSearchAttributes = temporal.NewSearchAttributes(
 		contract.AttrPipeline.ValueSet(in.Pipeline),
@@ -185,7 +185,7 @@ func Failures(clusters []contract.ClusterEvidence) string {
 	if len(failed) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d of %d clusters: %s", len(failed), len(clusters), story.Some(failed, 3))
+	return fmt.Sprintf("%d of %s: %s", len(failed), story.Count(len(clusters), "cluster"), story.Some(failed, 3))
 }
 
 // NotToTheEnd is the reason of a cluster whose soak was cut short.

@@ -65,7 +65,7 @@ func Hold(ctx workflow.Context, in contract.HoldInput) error {
 // Probe measures a pipeline's requirements now.
 func Probe(ctx workflow.Context, in contract.ProbeInput) (contract.ProbeResult, error) {
 	out := contract.ProbeResult{Passed: true, Clusters: map[string]probes.Evidence{}, Environment: map[string]string{}}
-	plan, err := planning.Environments(ctx, contract.RolloutInput{Pipeline: in.Pipeline, AfterRollback: true})
+	plan, err := planning.Members(ctx, contract.RolloutInput{Pipeline: in.Pipeline})
 	if err != nil {
 		return out, story.Final(err)
 	}

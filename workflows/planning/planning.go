@@ -5,7 +5,6 @@ package planning
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 
 	"go.temporal.io/sdk/workflow"
@@ -18,8 +17,6 @@ import (
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/story"
 )
-
-var fullCommit = regexp.MustCompile(`^[0-9a-f]{40}$`)
 
 // Make plans a rollout. Its errors are those of errs: they refuse the rollout.
 func Make(ctx workflow.Context, in contract.RolloutInput) (*contract.RolloutPlan, error) {
@@ -53,6 +50,18 @@ func Environments(ctx workflow.Context, in contract.RolloutInput) (deliver.Plan,
 	}
 	if plan.Held != "" && !in.AfterRollback && in.Mode != contract.ModeRollback {
 		return plan, errs.Held("pipeline %s is held: %s; release it or start with --after-rollback", in.Pipeline.Metadata.Name, plan.Held)
+	}
+	return plan, complete(in, plan)
+}
+
+// Members finds the clusters of the environments, for what only looks at them.
+func Members(ctx workflow.Context, in contract.RolloutInput) (deliver.Plan, error) {
+	spec := in.Pipeline.Spec
+	plan, err := call.Plan(ctx, deliver.PlanInput{
+		Pipeline: in.Pipeline.Metadata.Name, Source: spec.Source, Environments: spec.Environments, MembersOnly: true,
+	})
+	if err != nil {
+		return plan, err
 	}
 	return plan, complete(in, plan)
 }
@@ -122,22 +131,12 @@ func place(f source.Finding) string {
 	}
 }
 
-// Now is the commit that a unit has, or "" where that is not known.
-func Now(u rancher.Unit) string {
-	for _, commit := range []string{u.Before.Current, u.Before.Revision} {
-		if fullCommit.MatchString(commit) {
-			return commit
-		}
-	}
-	return ""
-}
-
 // Since lists the distinct commits that environments have now, sorted.
 func Since(environments ...deliver.EnvironmentPlan) []string {
 	var out []string
 	for _, env := range environments {
 		for _, u := range env.Units {
-			if commit := Now(u); commit != "" {
+			if commit := u.Before.Now(); commit != "" {
 				out = append(out, commit)
 			}
 		}
@@ -199,10 +198,7 @@ func target(u rancher.Unit, commit string) (rancher.Before, error) {
 	if before.Kind == rancher.RestoreAbsent {
 		return before, errs.Invalid("GitRepo %s does not exist: there is nothing to go back from", u.GitRepo)
 	}
-	now := before.Current
-	if now == "" {
-		now = before.Revision
-	}
+	now := before.Now()
 	switch {
 	case commit != "":
 	case before.Kind == rancher.RestoreVerified && now != before.Revision:

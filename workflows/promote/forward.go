@@ -70,7 +70,7 @@ func (p *promotion) baseline(ctx workflow.Context) error {
 		return errs.Failed("no baseline: %s", bad)
 	}
 	p.state.Baseline = found.Kept
-	p.note(ctx, fmt.Sprintf("baseline measured on %d clusters", len(found.Clusters)))
+	p.note(ctx, "baseline measured on "+story.Count(len(found.Clusters), "cluster"))
 	return nil
 }
 
@@ -124,7 +124,7 @@ func (p *promotion) stage(ctx workflow.Context, u rancher.Unit) error {
 			changed++
 		}
 	}
-	p.note(ctx, fmt.Sprintf("%s staged: Fleet would change %d of %d clusters", u.GitRepo, changed, len(u.Clusters)))
+	p.note(ctx, fmt.Sprintf("%s staged: Fleet would change %d of %s", u.GitRepo, changed, story.Count(len(u.Clusters), "cluster")))
 	return nil
 }
 
@@ -160,7 +160,7 @@ func (p *promotion) settle(ctx workflow.Context, u rancher.Unit) error {
 	}
 	p.state.LiveAt = settled.LiveAt.UTC()
 	p.mark(u.Clusters, story.RowLive, "")
-	p.note(ctx, fmt.Sprintf("%s is live on %d clusters", u.GitRepo, len(u.Clusters)))
+	p.note(ctx, u.GitRepo+" is live on "+story.Count(len(u.Clusters), "cluster"))
 	return nil
 }
 
@@ -179,7 +179,7 @@ func (p *promotion) verify(ctx workflow.Context, u rancher.Unit) error {
 	if bad := measure.Failures(found.Clusters); bad != "" {
 		return errs.Failed("probes of %s failed on %s", u.GitRepo, bad)
 	}
-	p.note(ctx, fmt.Sprintf("%s verified on %d clusters", u.GitRepo, len(u.Clusters)))
+	p.note(ctx, u.GitRepo+" verified on "+story.Count(len(u.Clusters), "cluster"))
 	return nil
 }
 

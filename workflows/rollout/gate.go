@@ -53,8 +53,8 @@ func (r *rollout) gate(ctx workflow.Context, i int) error {
 		}
 		now := workflow.Now(ctx)
 		if deadline := r.state.Gate.Deadline; !deadline.IsZero() && !now.Before(deadline) {
-			return &rejected{line: fmt.Sprintf("only %d of %d approvals came within %s",
-				len(r.state.Gate.Votes), r.state.Gate.Required, spec.Gate.Approvals.Timeout.Duration)}
+			return &rejected{line: fmt.Sprintf("only %d of %s came within %s",
+				len(r.state.Gate.Votes), story.Count(r.state.Gate.Required, "approval"), spec.Gate.Approvals.Timeout.Duration)}
 		}
 		fresh := err == nil && now.Sub(at) < options.GateFresh
 		if r.agreed() && fresh {
@@ -123,7 +123,7 @@ func (r *rollout) gather(ctx workflow.Context, i int) (time.Time, error) {
 			gate.Deadline = now.Add(approvals.Timeout.Duration)
 		}
 		r.state.Gate = gate
-		r.note(ctx, e.Environment, fmt.Sprintf("waits for %d approvals of evidence %s", gate.Required, call.Short(e.Hash)))
+		r.note(ctx, e.Environment, fmt.Sprintf("waits for %s of evidence %s", story.Count(gate.Required, "approval"), call.Short(e.Hash)))
 	} else if gate.Evidence.Hash != e.Hash {
 		r.note(ctx, e.Environment, fmt.Sprintf("the evidence has changed from %s to %s: %d votes are void",
 			call.Short(gate.Evidence.Hash), call.Short(e.Hash), len(gate.Votes)))

@@ -130,7 +130,7 @@ func TestGateEnds(t *testing.T) {
 			r.after(time.Minute, contract.UpdateAbort, "nobody", always(contract.Order{}))
 			r.after(2*time.Minute, contract.UpdateAbort, "abort", always(contract.Order{By: "bob", Why: "wrong one"}))
 		}, contract.StateAborted, "aborted by bob (wrong one)", map[string]string{"abort": "", "nobody": errs.TypeInvalid}},
-		"timeout": {func(r *run) {}, contract.StateRejected, "only 0 of 1 approvals came within 1h0m0s", nil},
+		"timeout": {func(r *run) {}, contract.StateRejected, "only 0 of 1 approval came within 1h0m0s", nil},
 		"cancelled": {func(r *run) { r.env.RegisterDelayedCallback(r.env.CancelWorkflow, time.Minute) },
 			contract.StateAborted, "the workflow was cancelled", nil},
 	}

@@ -55,7 +55,7 @@ func (r *rollout) mayApprove(d contract.Decision) error {
 		return errs.Conflict("rollout of %s waits for no approval: it is %s", r.name, r.status().State)
 	}
 	if slices.ContainsFunc(gate.Votes, func(v contract.Decision) bool { return v.By == d.By }) {
-		return errs.Conflict("%s has approved %s already; %d of %d approvals are there", d.By, gate.Environment, len(gate.Votes), gate.Required)
+		return errs.Conflict("%s has approved %s already; it has %d of %s", d.By, gate.Environment, len(gate.Votes), story.Count(gate.Required, "approval"))
 	}
 	if len(d.Evidence) < contract.MinEvidence {
 		return errs.Invalid("an approval names the evidence that was seen, with at least %d characters of its hash; it is %s",

@@ -74,7 +74,7 @@ func gate(b *strings.Builder, s contract.RolloutStatus) {
 	if g == nil {
 		return
 	}
-	fmt.Fprintf(b, "### Gate of %s: %d of %d approvals\n\n", g.Environment, len(g.Votes), g.Required)
+	fmt.Fprintf(b, "### Gate of %s: %d of %s\n\n", g.Environment, len(g.Votes), Count(g.Required, "approval"))
 	fmt.Fprintf(b, "Evidence `%s`", g.Evidence.Hash)
 	if !g.Deadline.IsZero() {
 		fmt.Fprintf(b, ", until %s", g.Deadline.UTC().Format(time.RFC3339))

@@ -82,6 +82,14 @@ func missed(t enumspb.TimeoutType) string {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
+// Count puts a number and a noun together: 1 cluster, 2 clusters.
+func Count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
 // Some joins at most most of items and counts the others.
 func Some(items []string, most int) string {
 	if len(items) <= most {

@@ -15,6 +15,7 @@ import (
 	"portcullis.dev/portcullis/cmd/internal/view"
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/story"
 )
 
 // planLimit is how long planning may take; fetching a large repository for the
@@ -133,8 +134,8 @@ func names(clusters []rancher.Cluster) string {
 // now is the revision that a unit has before the rollout.
 func now(b rancher.Before) string {
 	switch {
-	case b.Revision != "":
-		return view.Short(b.Revision)
+	case b.Now() != "":
+		return view.Short(b.Now())
 	case b.Branch != "":
 		return "branch " + b.Branch
 	default:
@@ -143,15 +144,15 @@ func now(b rancher.Before) string {
 }
 
 func changed(p contract.RolloutPlan, b rancher.Before) string {
-	changes, known := p.Inspection.Changes[b.Revision]
+	changes, known := p.Inspection.Changes[b.Now()]
 	switch {
-	case b.Revision == p.Revision.Commit:
+	case b.Now() == p.Revision.Commit:
 		return "none"
-	case b.Revision == "":
+	case b.Kind == rancher.RestoreAbsent && b.Now() == "":
 		return "all"
 	case !known:
 		return "unknown"
 	default:
-		return fmt.Sprintf("%d files", len(changes))
+		return story.Count(len(changes), "file")
 	}
 }

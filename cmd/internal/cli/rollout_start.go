@@ -17,6 +17,7 @@ import (
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/cmd/internal/view"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/story"
 )
 
 // startFlags are what `rollout start` and `rollout rollback` share.
@@ -152,7 +153,7 @@ func details(in contract.RolloutInput) string {
 		}
 		fmt.Fprintf(&b, "%s %s", sep, e.Name)
 	}
-	fmt.Fprintf(&b, "\n- %d probes\n", len(in.Pipeline.Spec.Probes))
+	fmt.Fprintf(&b, "\n- %s\n", story.Count(len(in.Pipeline.Spec.Probes), "probe"))
 	return b.String()
 }
 

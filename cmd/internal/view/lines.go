@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/story"
 )
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
@@ -113,7 +114,7 @@ func (t *Tail) gates(r Rollout, add func(string, ...any)) {
 	}
 	t.gate = key
 	if g := r.Gate; g != nil {
-		add("gate of %s: %d of %s given; evidence %s: %s", g.Environment, len(g.Votes), count(g.Required, "approval"),
+		add("gate of %s: %d of %s given; evidence %s: %s", g.Environment, len(g.Votes), story.Count(g.Required, "approval"),
 			Short(g.Evidence.Hash), r.changes(g.Evidence))
 		add("to approve: portcullis rollout approve %s --evidence %s --why …", r.Pipeline, Short(g.Evidence.Hash))
 	}

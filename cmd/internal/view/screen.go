@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/story"
 )
 
 // Screen is how a rollout is drawn.
@@ -137,7 +138,7 @@ func (d *drawing) environment(i, rows int) {
 		d.cluster(c)
 	}
 	if left := len(clusters) - len(shown); left > 0 {
-		d.line(d.Paint.Dim, "    and %s more", count(left, "cluster"))
+		d.line(d.Paint.Dim, "    and %s more", story.Count(left, "cluster"))
 	}
 }
 
@@ -167,7 +168,7 @@ func states(clusters []contract.ClusterRow) string {
 	for i, c := range clusters {
 		words[i] = c.State
 	}
-	return count(len(clusters), "cluster") + ": " + tally(words)
+	return story.Count(len(clusters), "cluster") + ": " + tally(words)
 }
 
 // chosen takes the clusters that people look for: those that failed, those that
@@ -253,7 +254,7 @@ func (d *drawing) gate() {
 		until = ", " + Ago(g.Deadline.Sub(d.Now)) + " left"
 	}
 	d.line(func(t string) string { return d.Paint.in(yellow, t) }, "gate of %s: %d of %s given%s",
-		g.Environment, len(g.Votes), count(g.Required, "approval"), until)
+		g.Environment, len(g.Votes), story.Count(g.Required, "approval"), until)
 	for _, v := range g.Votes {
 		d.line(nil, "  %s agreed%s", v.By, because(v.Why))
 	}
@@ -280,7 +281,7 @@ func (r Rollout) changes(e contract.Evidence) string {
 	if more := len(e.Changes) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
-	return count(len(e.Changes), "changed file") + sep(": ", strings.Join(names, ", "))
+	return story.Count(len(e.Changes), "changed file") + sep(": ", strings.Join(names, ", "))
 }
 
 // isNew tells whether the environment has no revision yet.

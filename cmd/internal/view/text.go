@@ -69,13 +69,6 @@ func pad(text string, width int) string {
 	return text + strings.Repeat(" ", max(width-utf8.RuneCountInString(text), 0))
 }
 
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 // tally counts words and gives them as "3 verified, 1 failed", the most first.
 func tally(words []string) string {
 	counts := map[string]int{}

@@ -261,7 +261,7 @@ func (d *Deliver) Clusters(ctx context.Context) ([]rancher.Cluster, error) {
 
 // Plan returns the world's plan.
 func (d *Deliver) Plan(ctx context.Context, in deliver.PlanInput) (*deliver.Plan, error) {
-	if held := d.w.Held(); held != "" && !in.AfterRollback {
+	if held := d.w.Held(); held != "" && !in.AfterRollback && !in.MembersOnly {
 		return nil, errs.Held("pipeline %s is held: %s", in.Pipeline, held)
 	}
 	out := &deliver.Plan{Namespace: "fleet-default", Environments: d.w.plans, Held: d.w.Held(), Hash: "plan"}
