@@ -373,6 +373,48 @@ func (b *bench) byHand(change func(r *fleet.GitRepo)) {
 	})
 }
 
+// An operator sees in the metrics who is waited for, while it lasts and no longer.
+func TestWaitsAreCountedByReason(t *testing.T) {
+	for name, tc := range map[string]struct {
+		spoil func(f *fakeFleet)
+		want  reason
+	}{
+		"agent is stopped": {func(f *fakeFleet) {
+			f.offline["one"] = true
+			f.deployed["np-dev"]["one"].Status.AppliedDeploymentID = ""
+		}, onClusters},
+		"the API server is down": {func(f *fakeFleet) {
+			f.down = &rancher.Error{Kind: rancher.KindUnavailable, Message: "Rancher does not answer"}
+		}, onManagement},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "one")
+			in := b.unit(devEnvironment(), commitA, "r1")
+			b.ok(b.acts.Stage, in)
+			b.ok(b.acts.Release, in)
+			b.fleet.with(func() { tc.spoil(b.fleet) })
+			in.Timeout = 500 * time.Millisecond
+			seen := make(chan bool)
+			go func() {
+				ok := false
+				for end := time.Now().Add(400 * time.Millisecond); !ok && time.Now().Before(end); time.Sleep(time.Millisecond) {
+					ok = testutil.ToFloat64(b.acts.metrics.waiting.WithLabelValues("settling", string(tc.want))) == 1
+				}
+				seen <- ok
+			}()
+			b.fails(errs.TypeDeadline, "", b.acts.Settle, in)
+			if !<-seen {
+				t.Errorf("no wait for %s was counted", tc.want)
+			}
+			for _, on := range []reason{onManagement, onGit, onFleet, onClusters} {
+				if left := testutil.ToFloat64(b.acts.metrics.waiting.WithLabelValues("settling", string(on))); left != 0 {
+					t.Errorf("%v waits for %s are left", left, on)
+				}
+			}
+		})
+	}
+}
+
 func TestRestoreIsPatient(t *testing.T) {
 	b := newBench(t, "one")
 	b.promote(devEnvironment(), commitA, "r1")

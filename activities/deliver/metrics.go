@@ -19,12 +19,22 @@ type metrics struct {
 	failures *prometheus.CounterVec
 }
 
+// reason is what a unit waits for.
+type reason string
+
+const (
+	onManagement reason = "management"
+	onGit        reason = "git"
+	onFleet      reason = "fleet"
+	onClusters   reason = "clusters"
+)
+
 func newMetrics() *metrics {
 	m := &metrics{
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "portcullis_deliver_waiting",
-			Help: "Units that wait for Fleet now, by phase (staging, settling, restoring).",
-		}, []string{"phase"}),
+			Help: "Units that wait now, by phase (staging, settling, restoring) and by what they wait for: management (its API server), git (the fetch of the repository), fleet (its controllers), clusters (their agents).",
+		}, []string{"phase", "reason"}),
 		waited: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "portcullis_deliver_wait_seconds",
 			Help:    "How long units waited for Fleet, from the first attempt, by phase and outcome (done, or the error's type).",
@@ -44,7 +54,9 @@ func newMetrics() *metrics {
 		}, []string{"activity", "type"}),
 	}
 	for _, phase := range []string{"staging", "settling", "restoring"} {
-		m.waiting.WithLabelValues(phase)
+		for _, on := range []reason{onManagement, onGit, onFleet, onClusters} {
+			m.waiting.WithLabelValues(phase, string(on))
+		}
 	}
 	return m
 }

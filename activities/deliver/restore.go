@@ -169,23 +169,18 @@ func (a *Activities) remove(ctx context.Context, w *wait, in RestoreInput) (*Set
 
 // gone waits until the GitRepo and what belongs to it are not there any more.
 func (w *wait) gone(ctx context.Context) (err error) {
-	waiting := w.a.metrics.waiting.WithLabelValues(w.progress.Phase)
-	waiting.Inc()
-	defer func() {
-		waiting.Dec()
-		w.a.metrics.observe(w.progress.Phase, w.progress.StartedAt, err)
-	}()
+	defer func() { w.ended(err) }()
 	return w.loop(ctx, func() (bool, error) {
 		s, err := w.a.fleet.Snapshot(w.in.Unit.GitRepo)
 		if err != nil {
-			w.tell(ctx, err.Error())
+			w.tell(ctx, onManagement, err.Error())
 			return false, nil
 		}
 		if s.GitRepo == nil && len(s.Bundles)+len(s.Deployments) == 0 {
 			return true, nil
 		}
 		w.progress.Ready = max(0, w.progress.Total-len(s.Deployments))
-		w.tell(ctx, fmt.Sprintf("Fleet still has %d Bundles and %d BundleDeployments of the deleted GitRepo", len(s.Bundles), len(s.Deployments)))
+		w.tell(ctx, onClusters, fmt.Sprintf("Fleet still has %d Bundles and %d BundleDeployments of the deleted GitRepo", len(s.Bundles), len(s.Deployments)))
 		return false, nil
 	})
 }

@@ -25,6 +25,8 @@ type wait struct {
 	// patient waits keep on when Fleet reports a failure.
 	patient bool
 
+	// counted is what the metric of waits has this one under, or "".
+	counted reason
 	// outage says why the API server did not answer when last asked.
 	outage string
 	// The times since when something stands, zero when it does not.
@@ -50,24 +52,37 @@ func (a *Activities) begin(ctx context.Context, phase string, in UnitInput) (*wa
 		timeout = rancher.DefaultSettleTimeout
 	}
 	w.deadline = w.progress.StartedAt.Add(timeout)
-	w.tell(ctx, "starting")
+	w.tell(ctx, "", "starting")
 	return w, nil
 }
 
 // until waits until judge, asked of what Fleet's objects say now, gives a report
 // that is done; or fails.
 func (w *wait) until(ctx context.Context, judge func(rancher.Snapshot, rancher.Want) rancher.Report, done func(rancher.Report) bool) (report rancher.Report, err error) {
-	waiting := w.a.metrics.waiting.WithLabelValues(w.progress.Phase)
-	waiting.Inc()
-	defer func() {
-		waiting.Dec()
-		w.a.metrics.observe(w.progress.Phase, w.progress.StartedAt, err)
-	}()
+	defer func() { w.ended(err) }()
 	err = w.loop(ctx, func() (bool, error) {
 		report, err = w.look(ctx, judge, done)
 		return err == nil && done(report) && w.outage == "", err
 	})
 	return report, err
+}
+
+// count keeps the metric of waits: under which reason this one is waiting now.
+func (w *wait) count(now reason) {
+	if w.counted == now {
+		return
+	}
+	if w.counted != "" {
+		w.a.metrics.waiting.WithLabelValues(w.progress.Phase, string(w.counted)).Dec()
+	}
+	if w.counted = now; now != "" {
+		w.a.metrics.waiting.WithLabelValues(w.progress.Phase, string(now)).Inc()
+	}
+}
+
+func (w *wait) ended(err error) {
+	w.count("")
+	w.a.metrics.observe(w.progress.Phase, w.progress.StartedAt, err)
 }
 
 // loop calls look after every change, and now and then, until it is done.
@@ -95,7 +110,7 @@ func (w *wait) loop(ctx context.Context, look func() (bool, error)) error {
 		case <-changes:
 		case <-tick.C:
 			w.ask(ctx)
-			w.tell(ctx, w.progress.Waiting)
+			w.tell(ctx, w.counted, w.progress.Waiting)
 		}
 	}
 }
@@ -116,12 +131,12 @@ func rest(ctx context.Context, d time.Duration) error {
 func (w *wait) look(ctx context.Context, judge func(rancher.Snapshot, rancher.Want) rancher.Report, done func(rancher.Report) bool) (rancher.Report, error) {
 	if w.want.Generation == 0 && !w.ask(ctx) {
 		report := rancher.Report{Waiting: "the GitRepo is not there", Failed: w.outage == ""}
-		w.tell(ctx, report.Waiting)
+		w.tell(ctx, onFleet, report.Waiting)
 		return report, w.failure(report, time.Now())
 	}
 	snap, err := w.a.fleet.Snapshot(w.in.Unit.GitRepo)
 	if err != nil {
-		w.tell(ctx, err.Error())
+		w.tell(ctx, onManagement, err.Error())
 		return rancher.Report{}, nil
 	}
 	w.want.JobDone = max(w.want.JobDone, rancher.SucceededJob(snap))
@@ -135,7 +150,7 @@ func (w *wait) look(ctx context.Context, judge func(rancher.Snapshot, rancher.Wa
 		return report, err
 	}
 	w.recover(ctx, report, now)
-	w.tell(ctx, describe(report))
+	w.tell(ctx, reasonOf(report), describe(report))
 	return report, nil
 }
 
@@ -153,13 +168,13 @@ func (w *wait) confirm(ctx context.Context, snap rancher.Snapshot, judge func(ra
 	}
 	if err != nil {
 		w.outage = err.Error()
-		w.tell(ctx, w.outage)
+		w.tell(ctx, onManagement, w.outage)
 		return rancher.Report{}, ctx.Err()
 	}
 	w.outage = ""
 	report := judge(snap, w.want)
 	if !done(report) {
-		w.tell(ctx, describe(report))
+		w.tell(ctx, reasonOf(report), describe(report))
 	}
 	return report, nil
 }
@@ -244,10 +259,11 @@ func (w *wait) recover(ctx context.Context, r rancher.Report, now time.Time) {
 }
 
 // tell records the progress; the SDK thins out what comes too often.
-func (w *wait) tell(ctx context.Context, waiting string) {
+func (w *wait) tell(ctx context.Context, why reason, waiting string) {
 	if w.outage != "" {
-		waiting = w.outage
+		why, waiting = onManagement, w.outage
 	}
+	w.count(why)
 	w.progress.Waiting = waiting
 	activity.RecordHeartbeat(ctx, w.progress)
 }
@@ -263,6 +279,17 @@ func ready(r rancher.Report) int {
 		}
 	}
 	return n
+}
+
+// reasonOf says who is waited for.
+func reasonOf(r rancher.Report) reason {
+	switch {
+	case r.JobFailed:
+		return onGit
+	case r.Waiting != "" || len(r.Extra) > 0:
+		return onFleet
+	}
+	return onClusters
 }
 
 // describe says in one line what a report waits for, most common reason first.
