@@ -7,6 +7,7 @@ import (
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
 	batchv1 "k8s.io/api/batch/v1"
 
+	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/rancher"
 )
 
@@ -130,8 +131,10 @@ func (a *Activities) Settle(ctx context.Context, in UnitInput) (_ *Settled, err 
 
 // Restore puts the unit back to what it was, holds the pipeline in the same
 // write, and waits until that is live. It never gives up early: what it returns
-// to has worked before.
+// to has worked before. Refused credentials are retried, too: the way back waits
+// for the person who mends them.
 func (a *Activities) Restore(ctx context.Context, in RestoreInput) (_ *Settled, err error) {
+	defer func() { err = errs.Persist(err) }()
 	defer a.metrics.count("Restore", &err)
 	w, err := a.begin(ctx, "restoring", in.UnitInput)
 	if err != nil {
@@ -159,8 +162,10 @@ func (a *Activities) Restore(ctx context.Context, in RestoreInput) (_ *Settled, 
 	return &Settled{Clusters: report.Clusters, LiveAt: time.Now().UTC()}, nil
 }
 
-// MarkVerified records the commit as verified on the unit's GitRepo.
+// MarkVerified records the commit as verified on the unit's GitRepo. Refused
+// credentials are retried, as by Restore.
 func (a *Activities) MarkVerified(ctx context.Context, in VerifiedInput) (err error) {
+	defer func() { err = errs.Persist(err) }()
 	defer a.metrics.count("MarkVerified", &err)
 	return a.markVerified(ctx, in)
 }

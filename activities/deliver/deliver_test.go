@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -484,6 +485,15 @@ func TestOutageIsRetryable(t *testing.T) {
 	b.fails(errs.TypeUnavailable, "does not answer", b.acts.Release, in)
 	b.fleet.down = &rancher.Error{Kind: rancher.KindDenied, Message: "refused the token"}
 	b.fails(errs.TypeDenied, "refused the token", b.acts.Release, in)
+	var app *temporal.ApplicationError
+	for _, way := range []struct {
+		activity, in any
+		again        bool
+	}{{b.acts.Release, in, false}, {b.acts.Restore, RestoreInput{UnitInput: in, Reason: "bad"}, true}, {b.acts.MarkVerified, VerifiedInput{UnitInput: in}, true}} {
+		if _, err := run[any](b, way.activity, way.in); !errors.As(err, &app) || app.NonRetryable() == way.again {
+			t.Errorf("a token that can be renewed: retried %t, want %t (%v)", !app.NonRetryable(), way.again, err)
+		}
+	}
 }
 
 func TestDeadlineCountsFromTheFirstAttempt(t *testing.T) {

@@ -71,6 +71,16 @@ func UnavailableAfter(after time.Duration, format string, args ...any) error {
 		temporal.ApplicationErrorOptions{NextRetryDelay: after})
 }
 
+// Persist lets work that must be done in the end be tried again after credentials
+// were refused: a person can mend those, and then it goes on. Other errors stay as they are.
+func Persist(err error) error {
+	switch kind := TypeOf(err); kind {
+	case TypeDenied, TypeUntrusted:
+		return temporal.NewApplicationError(Message(err), kind)
+	}
+	return err
+}
+
 // TypeOf returns the type of err, also through activity and workflow errors,
 // or "" where it has none.
 func TypeOf(err error) string {

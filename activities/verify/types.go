@@ -35,7 +35,7 @@ type AgentNode struct {
 type Mode string
 
 const (
-	// Baseline measures once and judges nothing: what the wire is before the change.
+	// Baseline measures until two rounds agree and judges nothing: what the wire is before the change.
 	Baseline Mode = "baseline"
 	// Verify repeats until every requirement held for its window, or the deadline passed.
 	Verify Mode = "verify"

@@ -125,8 +125,8 @@ func (r *rollout) gather(ctx workflow.Context, i int) (time.Time, error) {
 		r.state.Gate = gate
 		r.note(ctx, e.Environment, fmt.Sprintf("waits for %s of evidence %s", story.Count(gate.Required, "approval"), call.Short(e.Hash)))
 	} else if gate.Evidence.Hash != e.Hash {
-		r.note(ctx, e.Environment, fmt.Sprintf("the evidence has changed from %s to %s: %d votes are void",
-			call.Short(gate.Evidence.Hash), call.Short(e.Hash), len(gate.Votes)))
+		r.note(ctx, e.Environment, fmt.Sprintf("the evidence has changed from %s to %s; void: %s of the old one",
+			call.Short(gate.Evidence.Hash), call.Short(e.Hash), story.Count(len(gate.Votes), "approval")))
 		gate.Votes = nil
 	}
 	gate.Evidence = e

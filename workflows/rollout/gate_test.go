@@ -76,7 +76,7 @@ func TestVotesForOldEvidenceAreVoid(t *testing.T) {
 	r.wantUpdate("late", errs.TypeConflict)
 	r.wantUpdate("ann again", "")
 	r.wantUpdate("bob", "")
-	if !strings.Contains(logOf(out), "1 votes are void") {
+	if !strings.Contains(logOf(out), "void: 1 approval of the old one") {
 		t.Error("the log does not tell of void votes")
 	}
 }

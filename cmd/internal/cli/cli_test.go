@@ -120,7 +120,7 @@ func TestErrorsAsJSON(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(r.errors), &told))
 	require.Equal(t, exitInvalid, told.Error.ExitCode)
 	require.Equal(t, errs.TypeInvalid, told.Error.Type)
-	require.Equal(t, "spec.source.brnch", told.Error.Places[0].Path)
+	require.Equal(t, "spec.source.brnch", told.Error.Places[1].Path)
 	var result struct{ Files []checked }
 	require.NoError(t, json.Unmarshal([]byte(r.out), &result))
 	require.False(t, result.Files[0].Valid)

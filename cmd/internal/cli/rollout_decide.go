@@ -10,6 +10,7 @@ import (
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/cmd/internal/view"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/story"
 )
 
 func (a *app) rolloutApprove() *cobra.Command {
@@ -18,7 +19,7 @@ func (a *app) rolloutApprove() *cobra.Command {
 		if d.Evidence == "" {
 			return usagef("say which evidence you approve with --evidence; `%s rollout status %s` shows it", a.Program, pipeline)
 		}
-		return a.decide(ctx, pipeline, contract.UpdateApprove, "approved", d)
+		return a.approve(ctx, pipeline, d)
 	})
 	c.Long = `Agree to the evidence at a gate. The approval is bound to the evidence that you have seen: where it
 has changed meanwhile, the approval is refused. At least 12 characters of its hash are needed.`
@@ -30,7 +31,12 @@ has changed meanwhile, the approval is refused. At least 12 characters of its ha
 func (a *app) rolloutReject() *cobra.Command {
 	var d contract.Decision
 	c := a.verb("reject", "Refuse at a gate: the rollout ends there", func(ctx context.Context, pipeline string) error {
-		return a.decide(ctx, pipeline, contract.UpdateReject, "rejected", d)
+		by, err := a.by(d.By)
+		if err != nil {
+			return err
+		}
+		d.By = by
+		return a.tellRollout(ctx, pipeline, contract.UpdateReject, d, nil, func() string { return "rejected" })
 	})
 	c.Flags().StringVar(&d.Evidence, "evidence", "", "hash of the evidence; a rejection may leave it out")
 	addDecision(c, &d.By, &d.Why)
@@ -54,13 +60,22 @@ func addDecision(c *cobra.Command, by, why *string) {
 	c.Flags().StringVar(why, "why", "", "the reason, kept with the rollout")
 }
 
-func (a *app) decide(ctx context.Context, pipeline, update, done string, d contract.Decision) error {
+// approve says how many approvals there are now: one that was given is not yet a gate that opened.
+func (a *app) approve(ctx context.Context, pipeline string, d contract.Decision) error {
 	by, err := a.by(d.By)
 	if err != nil {
 		return err
 	}
 	d.By = by
-	return a.tellRollout(ctx, pipeline, update, done, d)
+	var gate contract.GateState
+	return a.tellRollout(ctx, pipeline, contract.UpdateApprove, d, &gate, func() string {
+		line := fmt.Sprintf("approved, %d of %s for %s, evidence %s",
+			len(gate.Votes), story.Count(gate.Required, "approval"), gate.Environment, view.Short(gate.Evidence.Hash))
+		if len(gate.Votes) >= gate.Required {
+			line += "; old evidence is measured again before the gate opens"
+		}
+		return line
+	})
 }
 
 func (a *app) order(verb, short, update, done string) *cobra.Command {
@@ -71,16 +86,16 @@ func (a *app) order(verb, short, update, done string) *cobra.Command {
 			return err
 		}
 		o.By = by
-		return a.tellRollout(ctx, pipeline, update, done, o)
+		return a.tellRollout(ctx, pipeline, update, o, nil, func() string { return done })
 	})
 	addDecision(c, &o.By, &o.Why)
 	return c
 }
 
 // tellRollout sends an order to the rollout that runs, and shows what it made of it.
-func (a *app) tellRollout(ctx context.Context, pipeline, update, done string, order any) error {
+func (a *app) tellRollout(ctx context.Context, pipeline, update string, order, answer any, done func() string) error {
 	return a.withSession(ctx, func(ctx context.Context, s *session) error {
-		err := s.update(ctx, contract.RolloutID(pipeline), "", update, updateLimit, order, nil)
+		err := s.update(ctx, contract.RolloutID(pipeline), "", update, updateLimit, order, answer)
 		if gone(err) {
 			return errs.NotFound("no rollout of %s is running", pipeline)
 		}
@@ -93,7 +108,7 @@ func (a *app) tellRollout(ctx context.Context, pipeline, update, done string, or
 			r = view.Rollout{RolloutStatus: contract.RolloutStatus{Pipeline: pipeline}}
 		}
 		return a.print(r, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "%s: %s (%s)\n", pipeline, done, first(string(r.State), "running"))
+			_, err := fmt.Fprintf(w, "%s: %s (%s)\n", pipeline, done(), first(string(r.State), "running"))
 			return err
 		})
 	})

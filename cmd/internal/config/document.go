@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -26,10 +27,13 @@ type document struct {
 	file  string
 	at    map[string]position
 	found Errors
+	// unread are the paths that decode could not read, of which nothing more can be said.
+	unread []string
 }
 
 // decode reads data into the struct that into points to. It is strict: what the
-// struct does not know, what stands twice and what has another type is an error.
+// struct does not know, what stands twice and what has another type is noted as
+// found and left out, so that the rest can be judged in the same run.
 func decode(file string, data []byte, into any) (*document, error) {
 	d := &document{file: file, at: map[string]position{"": {1, 1}}}
 	root, err := d.parse(data)
@@ -37,8 +41,8 @@ func decode(file string, data []byte, into any) (*document, error) {
 		return nil, err
 	}
 	tree := d.read(root, typeOf(into), "")
-	if err := d.found.sorted(); err != nil {
-		return nil, err
+	for _, e := range d.found {
+		d.unread = append(d.unread, e.Path)
 	}
 	if err := assign(tree, into); err != nil {
 		d.fail("", "cannot be read: %v", err)
@@ -94,6 +98,9 @@ func (d *document) syntax(err error) error {
 
 // fail notes an error at the field, or at the nearest field around it that is in the file.
 func (d *document) fail(path, format string, args ...any) {
+	if slices.ContainsFunc(d.unread, func(bad string) bool { return within(path, bad) || within(bad, path) }) {
+		return // it would be about what was not read
+	}
 	place, known := d.at[path]
 	for around := path; !known; place, known = d.at[around] {
 		around = parent(around)
@@ -118,6 +125,12 @@ func (d *document) has(path string) bool {
 // parent cuts the last step off a path: a.b[1] -> a.b -> a -> "".
 func parent(path string) string {
 	return path[:max(strings.LastIndexAny(path, ".["), 0)]
+}
+
+// within tells whether a path is another, or stands below it.
+func within(path, around string) bool {
+	rest, below := strings.CutPrefix(path, around)
+	return below && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func join(path, field string) string {

@@ -113,7 +113,9 @@ func (d *document) readPairs(node *yaml.Node, path string, each func(key, value 
 		}
 		lines[key.Value] = key.Line
 		d.at[field] = position{key.Line, key.Column}
-		out[key.Value] = each(key, value, field)
+		if read := each(key, value, field); read != nil {
+			out[key.Value] = read
+		}
 	}
 	return out
 }

@@ -124,7 +124,8 @@ func (d *drawing) environment(i, rows int) {
 	}
 	d.line(func(t string) string { return d.Paint.State(state, t) }, "%s %s %s %s",
 		mark(state), pad(Cut(e.Name, 16), 16), pad(string(state), 18), d.note(e, p, running, clusters))
-	if e.Result != nil && e.Result.Reason != "" {
+	// The head says why the rollout ended; it is not said twice.
+	if e.Result != nil && e.Result.Reason != "" && !strings.Contains(d.r.Reason, e.Result.Reason) {
 		d.line(nil, "    %s", oneLine(e.Result.Reason))
 	}
 	if e.Result != nil && e.Result.Rollback != nil {
