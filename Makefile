@@ -59,7 +59,7 @@ demo-down: build-lab ## Remove the demo and the lab
 
 ##@ Test
 .PHONY: test test-unit test-e2e bench fuzz
-test: test-unit test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
+test: lab-build test-unit test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
 
 test-unit: ## Unit, property, workflow and replay tests, with the race detector
 	@for m in $(UNIT_MODULES); do echo "== $$m"; (cd $$m && go vet ./... && go test -race -timeout 10m $$(go list ./... | grep -vE '$(ON_THE_LAB)')); done

@@ -26,6 +26,7 @@ func (f Files) ServerKey() string  { return filepath.Join(f.Dir, "tls.key") }
 func (f Files) Token() string      { return filepath.Join(f.Dir, "token") }
 func (f Files) TokenTable() string { return filepath.Join(f.Dir, "tokens.yaml") }
 func (f Files) Clusters() string   { return filepath.Join(f.Dir, "clusters.yaml") }
+func (f Files) Aliases() string    { return filepath.Join(f.Dir, "aliases.yaml") }
 
 // switchFile exists while the cluster is to be unreachable.
 func (f Files) switchFile(id string) string {

@@ -69,11 +69,10 @@ func openBackend(u Upstream, log *slog.Logger) (*backend, error) {
 // service's own credentials may impersonate; what the user may do is for the
 // cluster's RBAC to say.
 func (b *backend) rewrite(pr *httputil.ProxyRequest) {
-	prefix := clustersPath + b.id
 	pr.Out.URL.Scheme, pr.Out.URL.Host = b.target.Scheme, b.target.Host
-	pr.Out.URL.Path = rooted(strings.TrimPrefix(pr.In.URL.Path, prefix))
+	pr.Out.URL.Path = inCluster(pr.In.URL.Path)
 	if pr.In.URL.RawPath != "" {
-		pr.Out.URL.RawPath = rooted(strings.TrimPrefix(pr.In.URL.RawPath, prefix))
+		pr.Out.URL.RawPath = inCluster(pr.In.URL.RawPath)
 	}
 	pr.Out.Host = b.target.Host
 	pr.Out.Header.Del("Authorization")
@@ -112,11 +111,10 @@ func (b *backend) ready(ctx context.Context) error {
 	return nil
 }
 
-func rooted(path string) string {
-	if path == "" {
-		return "/"
-	}
-	return path
+// inCluster is what of /k8s/clusters/ID/PATH the API server is asked for.
+func inCluster(path string) string {
+	_, path, _ = strings.Cut(strings.TrimPrefix(path, clustersPath), "/")
+	return "/" + path
 }
 
 // byProtocol sends upgrades (exec, attach, port-forward) over HTTP/1.1 and the

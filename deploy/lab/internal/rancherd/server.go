@@ -31,6 +31,7 @@ type Server struct {
 	files    Files
 	tokens   *Tokens
 	backends map[string]*backend
+	aliases  fresh[map[string]string]
 	log      *slog.Logger
 }
 
@@ -43,6 +44,7 @@ func NewServer(files Files, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		files: files, tokens: OpenTokens(files.TokenTable()),
 		backends: make(map[string]*backend, len(list)), log: log,
+		aliases: fresh[map[string]string]{path: files.Aliases(), read: readAliases},
 	}
 	for _, u := range list {
 		if s.backends[u.ID], err = openBackend(u, log); err != nil {
@@ -69,6 +71,9 @@ func (s *Server) Handler() http.Handler {
 // cluster finds the backend for /k8s/clusters/ID/...
 func (s *Server) cluster(w http.ResponseWriter, r *http.Request) {
 	id, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, clustersPath), "/")
+	if to, ok := s.aliases.get()[id]; ok {
+		id = to
+	}
 	b, ok := s.backends[id]
 	if !ok {
 		writeProxyError(w, http.StatusNotFound, "NotFound", "No cluster available")

@@ -52,6 +52,7 @@ func newLab(t *testing.T, api http.Handler) *lab {
 	s := &Server{
 		files: files, tokens: OpenTokens(files.TokenTable()), log: log,
 		backends: map[string]*backend{b.id: b},
+		aliases:  fresh[map[string]string]{path: files.Aliases(), read: readAliases},
 	}
 	front := httptest.NewUnstartedServer(s.Handler())
 	front.EnableHTTP2 = true
@@ -92,6 +93,34 @@ func body(t *testing.T, res *http.Response) string {
 func echo(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "%s user=%s groups=%s auth=%q", r.URL.RequestURI(),
 		r.Header.Get("Impersonate-User"), strings.Join(r.Header["Impersonate-Group"], ","), r.Header.Get("Authorization"))
+}
+
+func TestAliases(t *testing.T) {
+	l := newLab(t, http.HandlerFunc(echo))
+	const path = "/k8s/clusters/c-sim-0001/api/v1/a%2Fb?x=1"
+	expect := func(code int, contains string) {
+		t.Helper()
+		res := l.get(t, path, l.token)
+		if text := body(t, res); res.StatusCode != code || !strings.Contains(text, contains) {
+			t.Fatalf("%d %s; want %d with %q", res.StatusCode, text, code, contains)
+		}
+	}
+	expect(404, "No cluster available")
+	if err := l.files.WriteAliases(map[string]string{"c-sim-0001": "c-m-test0001", "c-sim-0002": "c-m-gone0001"}); err != nil {
+		t.Fatal(err)
+	}
+	expect(200, "/api/v1/a%2Fb?x=1 user=u-tester")
+	if err := l.files.Disconnect("c-m-test0001"); err != nil {
+		t.Fatal(err)
+	}
+	expect(503, "cluster agent disconnected")
+	if err := l.files.WriteAliases(nil); err != nil {
+		t.Fatal(err)
+	}
+	expect(404, "No cluster available")
+	if err := l.files.WriteAliases(nil); err != nil {
+		t.Fatal("a second time:", err)
+	}
 }
 
 func TestWhoMayPass(t *testing.T) {

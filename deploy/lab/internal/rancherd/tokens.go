@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -35,17 +34,13 @@ type tokenFile struct {
 
 // Tokens is the token table, kept in a file and read again when that changes.
 type Tokens struct {
-	path string
-	now  func() time.Time
-
-	mu     sync.Mutex
-	stamp  os.FileInfo
-	byName map[string]Token
+	byName fresh[map[string]Token]
+	now    func() time.Time
 }
 
 // OpenTokens uses the table in path; a file that is not there is an empty table.
 func OpenTokens(path string) *Tokens {
-	return &Tokens{path: path, now: time.Now}
+	return &Tokens{byName: fresh[map[string]Token]{path: path, read: tokensByName}, now: time.Now}
 }
 
 // User returns who presents the bearer value (token-xxxxx:secret).
@@ -54,7 +49,7 @@ func (t *Tokens) User(bearer string) (string, bool) {
 	if !ok || secret == "" {
 		return "", false
 	}
-	tok, ok := t.lookup(name)
+	tok, ok := t.byName.get()[name]
 	if !ok || tok.User == "" {
 		return "", false
 	}
@@ -67,27 +62,14 @@ func (t *Tokens) User(bearer string) (string, bool) {
 	return tok.User, true
 }
 
-// lookup reads the file again when it was replaced or changed. A file that
-// cannot be read leaves nobody in.
-func (t *Tokens) lookup(name string) (Token, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	info, err := os.Stat(t.path)
-	if err != nil {
-		t.byName, t.stamp = nil, nil
-		return Token{}, false
+// tokensByName reads the table. One that cannot be read leaves nobody in.
+func tokensByName(path string) (map[string]Token, error) {
+	list, err := readTokens(path)
+	byName := make(map[string]Token, len(list))
+	for _, tok := range list {
+		byName[tok.Name] = tok
 	}
-	if t.stamp == nil || !os.SameFile(info, t.stamp) || !info.ModTime().Equal(t.stamp.ModTime()) || info.Size() != t.stamp.Size() {
-		t.byName, t.stamp = nil, info
-		if list, err := readTokens(t.path); err == nil {
-			t.byName = make(map[string]Token, len(list))
-			for _, tok := range list {
-				t.byName[tok.Name] = tok
-			}
-		}
-	}
-	tok, ok := t.byName[name]
-	return tok, ok
+	return byName, err
 }
 
 // NewToken adds a token for user to the table in path and returns its bearer
