@@ -1,8 +1,8 @@
 package policies
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
