@@ -61,7 +61,7 @@ type Options struct {
 	Count int
 	// Labels are what the Fleet clusters have besides what Rancher gives them.
 	Labels map[string]string
-	// Behind is the ID of the real cluster that all of them lead to.
+	// Behind is the lab's cluster, by name, that all of them lead to.
 	Behind string
 	// Log tells what is going on.
 	Log func(format string, args ...any)
@@ -70,6 +70,7 @@ type Options struct {
 // Fleet is a set of simulated clusters.
 type Fleet struct {
 	Options
+	behind string // the ID
 	mgmt   dynamic.Interface
 	agents agents
 }
@@ -86,7 +87,18 @@ func Open(o Options) (*Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Fleet{Options: o, mgmt: mgmt}, nil
+	f := &Fleet{Options: o, mgmt: mgmt}
+	known, err := f.files().ReadClusters()
+	if err != nil {
+		return nil, fmt.Errorf("the lab is not up: %w", err)
+	}
+	for _, u := range known {
+		if u.Name == o.Behind {
+			f.behind = u.ID
+			return f, nil
+		}
+	}
+	return nil, fmt.Errorf("the lab has no cluster %s", o.Behind)
 }
 
 // Create makes the clusters and returns when Fleet has a namespace for each and
@@ -217,7 +229,7 @@ func (f *Fleet) files() rancherd.Files { return rancherd.In(f.LabDir) }
 func (f *Fleet) aliases() map[string]string {
 	out := make(map[string]string, f.Count)
 	for i := range f.Count {
-		out[id(i)] = f.Behind
+		out[id(i)] = f.behind
 	}
 	return out
 }
@@ -262,8 +274,8 @@ func (f *Fleet) fleetCluster(i int) *unstructured.Unstructured {
 	u.SetNamespace(fleetlab.Workspace)
 	u.SetName(name(i))
 	labels := map[string]string{
-		Label:                                       "true",
-		"management.cattle.io/cluster-name":         id(i),
+		Label:                               "true",
+		"management.cattle.io/cluster-name": id(i),
 		"management.cattle.io/cluster-display-name": name(i),
 	}
 	for k, v := range f.Labels {
