@@ -84,6 +84,9 @@ func (p *Portcullis) StartTemporal(ctx context.Context) error {
 	return proc.waitListening(ctx, p.Address(), time.Minute)
 }
 
+// Temporal is the server's process.
+func (p *Portcullis) Temporal() *Process { return p.temporal }
+
 // StopTemporal kills the server, as a crash would.
 func (p *Portcullis) StopTemporal() { p.temporal.Kill() }
 

@@ -1,0 +1,274 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+	"portcullis.dev/portcullis/deploy/lab/internal/simfleet"
+)
+
+const (
+	simulatedClusters = 1000
+	// mostOwn, mostEventsEach and mostEvents are the limits of the figure.
+	mostOwn        = 60 * time.Second
+	mostEventsEach = 30
+	mostEvents     = 10_000
+)
+
+// scalePipeline has one environment with every simulated cluster, and probes
+// that hold with and without the lab's policies.
+const scalePipeline = `
+apiVersion: portcullis.dev/v1alpha1
+kind: Pipeline
+metadata: {name: scale}
+spec:
+  source: {repo: http://10.99.0.1:8880/network-policies.git, branch: main, paths: [bundles/infrastructure]}
+  environments:
+  - {name: sim, clusters: {matchLabels: {env: sim}}, gate: {settleTimeout: 20m}}
+  probeSettings: {timeout: 2s, settle: 1s, consecutive: 2, deadline: 5m}
+  probes:
+  - {name: gateway reaches checkout, from: {namespace: edge, selector: "app == 'api-gateway'"}, to: {namespace: checkout, selector: "app == 'checkout-api'", port: 8443}, expect: allow}
+`
+
+// BenchmarkScale takes a revision to a thousand clusters in one environment.
+// The management cluster, Fleet's controllers, its git job, Temporal and the
+// daemon are real; the clusters' agents are simulated, and all probes are made
+// for real on one cluster that stands for all.
+func BenchmarkScale(b *testing.B) {
+	ctx := b.Context()
+	begun := time.Now()
+	say := func(format string, args ...any) {
+		fmt.Fprintf(os.Stderr, "bench: %4ds "+format+"\n", append([]any{int(time.Since(begun).Seconds())}, args...)...)
+	}
+	fleet, err := simfleet.Open(simfleet.Options{
+		LabDir: p.LabDir, Count: simulatedClusters, Labels: map[string]string{"env": "sim"}, Behind: "dev", Log: say,
+	})
+	must(b, err)
+	defer func() {
+		if err := fleet.Remove(context.Background(), "scale-sim"); err != nil {
+			b.Error(err)
+		}
+		say("everything removed")
+	}()
+	must(b, fleet.Create(ctx))
+	joined := time.Since(begun)
+
+	daemon, err := p.StartDaemon("scale", nil)
+	must(b, err)
+	defer daemon.Stop()
+	shareAgent(b)
+	pipeline := filepath.Join(p.Dir, "scale.yaml")
+	must(b, os.WriteFile(pipeline, []byte(scalePipeline), 0o600))
+	revision, err := p.Lab(ctx, "policy", "commit", "good")
+	must(b, err)
+	r, err := p.CLI(ctx, "rollout", "start", "-f", pipeline, "--revision", revision, "--after-rollback", "--by", "bench")
+	must(b, err)
+	if r.Code != 0 {
+		b.Fatalf("start: %s", r.Stderr)
+	}
+	released := follow(b, say)
+	for _, n := fleet.LastApplied(); n < simulatedClusters && running(b, begun); _, n = fleet.LastApplied() {
+		time.Sleep(time.Second)
+	}
+	say("live")
+	before := programs(b)
+	for running(b, begun) {
+		time.Sleep(time.Second)
+	}
+	say("ended")
+	after := programs(b)
+	s, err := p.Status(ctx, "scale")
+	must(b, err)
+
+	env := s.Environment("sim")
+	if s.State != "verified" || env.Result == nil || len(env.Result.Clusters) != simulatedClusters {
+		b.Fatal(s)
+	}
+	live, writes := fleet.LastApplied()
+	if env.Result.LiveAt.Before(live) {
+		b.Fatalf("live at %s, but the last agent applied at %s", env.Result.LiveAt, live)
+	}
+	runs := histories(b, begun)
+	ended := runs["Rollout"].closed
+	own := ended.Sub(live) - env.Result.ProbeTime
+
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(live.Sub(released).Seconds(), "s-fleet")
+	b.ReportMetric(ended.Sub(live).Seconds(), "s-after-live")
+	b.ReportMetric(own.Seconds(), "s-own")
+	b.ReportMetric(float64(resident(b, daemon.Pid()))/(1<<20), "MiB-resident")
+	b.ReportMetric(cpu(b, daemon.Pid()).Seconds(), "s-daemon-cpu")
+	var out strings.Builder
+	t := tabwriter.NewWriter(&out, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(t, "clusters joined Fleet\t%s\n", joined.Round(time.Second))
+	fmt.Fprintf(t, "from released to the last of %d agents' writes\t%s\n", writes, live.Sub(released).Round(time.Second))
+	fmt.Fprintf(t, "from the last write to seen as live\t%s\n", env.Result.LiveAt.Sub(live).Round(time.Millisecond))
+	fmt.Fprintf(t, "from the last write to the verdict\t%s\n", env.Result.VerdictAt.Sub(live).Round(time.Millisecond))
+	fmt.Fprintf(t, "from the last write to the rollout's end\t%s\n", ended.Sub(live).Round(time.Millisecond))
+	fmt.Fprintf(t, "of these, longest time that one cluster was probed\t%s\n", env.Result.ProbeTime.Round(time.Millisecond))
+	for _, kind := range slices.Sorted(maps.Keys(runs)) {
+		of := runs[kind]
+		fmt.Fprintf(t, "%s: %d runs\tat most %d events, %.1f per cluster, %d KiB\n", kind, of.count, of.events, of.perCluster, of.bytes>>10)
+		b.ReportMetric(float64(of.events), "events-"+kind)
+		b.ReportMetric(of.perCluster, "events/cluster-"+kind)
+		if of.perCluster >= mostEventsEach || of.events > mostEvents {
+			b.Errorf("%s: %d events in a run, %.1f per cluster; the limits are %d and %d", kind, of.events, of.perCluster, mostEvents, mostEventsEach)
+		}
+	}
+	fmt.Fprintf(t, "CPU time of the whole machine while verifying\t%s\n", top(before, after))
+	_ = t.Flush()
+	b.Logf("%d clusters:\n%s", simulatedClusters, out.String())
+	if own > mostOwn {
+		b.Errorf("the rollout's own work took %s; the limit is %s", own, mostOwn)
+	}
+}
+
+// follow waits until the environment settles, or the rollout's end, and returns
+// when that was. It asks seldom: an answer is about a thousand clusters.
+func follow(b *testing.B, say func(string, ...any)) time.Time {
+	b.Helper()
+	for last := ""; ; time.Sleep(2 * time.Second) {
+		s, err := p.Status(b.Context(), "scale")
+		if err != nil {
+			continue // it is not there yet
+		}
+		now := s.Now("sim")
+		if now != last {
+			say("%s", now)
+			last = now
+		}
+		if now == "settling" || !s.Running {
+			return time.Now()
+		}
+	}
+}
+
+// running says whether the rollout that began after begun still runs.
+func running(b *testing.B, begun time.Time) bool {
+	b.Helper()
+	runs, err := p.Runs(b.Context(), query(begun)+" AND WorkflowType = 'Rollout'")
+	must(b, err)
+	return slices.ContainsFunc(runs, func(r drive.Run) bool { return r.CloseTime.IsZero() })
+}
+
+func query(begun time.Time) string {
+	return fmt.Sprintf("PortcullisPipeline = 'scale' AND StartTime >= '%s'", begun.UTC().Format(time.RFC3339))
+}
+
+// kindOfRun is what is told of all runs of one workflow.
+type kindOfRun struct {
+	count, events, bytes int
+	perCluster           float64
+	closed               time.Time
+}
+
+// histories reads every run of the rollout since begun, also those that were
+// continued as new, once they are all closed.
+func histories(b *testing.B, begun time.Time) map[string]kindOfRun {
+	b.Helper()
+	out := map[string]kindOfRun{}
+	runs, err := p.Runs(b.Context(), query(begun))
+	for deadline := time.Now().Add(time.Minute); err == nil && slices.ContainsFunc(runs, func(r drive.Run) bool { return r.CloseTime.IsZero() }); {
+		if time.Now().After(deadline) {
+			b.Fatalf("workflows still run: %+v", runs)
+		}
+		time.Sleep(time.Second)
+		runs, err = p.Runs(b.Context(), query(begun))
+	}
+	must(b, err)
+	for _, r := range runs {
+		of := simulatedClusters
+		if r.Type.Name == "VerifyClusters" {
+			var in struct{ Clusters []struct{} }
+			must(b, p.Input(b.Context(), r, &in))
+			of = len(in.Clusters)
+		}
+		k := out[r.Type.Name]
+		k.count++
+		k.events, k.bytes = max(k.events, r.Events), max(k.bytes, r.Bytes)
+		k.perCluster = max(k.perCluster, float64(r.Events)/float64(of))
+		if r.CloseTime.After(k.closed) {
+			k.closed = r.CloseTime
+		}
+		out[r.Type.Name] = k
+	}
+	return out
+}
+
+// shareAgent installs the node agent that stands for all, and takes away the
+// memory limit of its container: what a thousand agents do at a time is done in it.
+func shareAgent(b *testing.B) {
+	b.Helper()
+	r, err := p.CLI(b.Context(), "agent", "install", "dev")
+	must(b, err)
+	if r.Code != 0 {
+		b.Fatalf("agent: %s", r.Stderr)
+	}
+	uid, err := p.Kubectl(b.Context(), "dev", "-n", "portcullis-system", "get", "pods",
+		"-l", "app.kubernetes.io/name=portcullis-node", "-o", "jsonpath={.items[*].metadata.uid}")
+	must(b, err)
+	lifted := 0
+	must(b, filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() || !strings.Contains(path, "/pod"+uid) {
+			return nil // groups come and go
+		}
+		for file, unlimited := range map[string]string{"memory.limit_in_bytes": "-1", "memory.max": "max"} {
+			file = filepath.Join(path, file)
+			if _, err := os.Stat(file); err == nil {
+				lifted++
+				return os.WriteFile(file, []byte(unlimited), 0)
+			}
+		}
+		return nil
+	}))
+	if lifted == 0 {
+		b.Fatalf("no control group of pod %s was found", uid)
+	}
+}
+
+// programs is the CPU time of all processes by program, with that of their
+// children that have ended.
+func programs(b *testing.B) map[string]time.Duration {
+	b.Helper()
+	out := map[string]time.Duration{}
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	must(b, err)
+	for _, file := range stats {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		open, shut := strings.IndexByte(string(text), '('), strings.LastIndexByte(string(text), ')')
+		for _, field := range strings.Fields(string(text[shut+2:]))[11:15] {
+			ticks, err := strconv.ParseInt(field, 10, 64)
+			must(b, err)
+			out[string(text[open+1:shut])] += time.Duration(ticks) * 10 * time.Millisecond
+		}
+	}
+	return out
+}
+
+// top names the programs that used most between two readings.
+func top(before, after map[string]time.Duration) string {
+	used := map[string]time.Duration{}
+	for name, now := range after {
+		used[name] = now - before[name]
+	}
+	names := slices.SortedFunc(maps.Keys(used), func(a, b string) int { return int(used[b] - used[a]) })
+	var parts []string
+	for _, name := range names[:min(len(names), 12)] {
+		parts = append(parts, fmt.Sprintf("%s %s", name, used[name].Round(time.Second)))
+	}
+	return strings.Join(parts, ", ")
+}
