@@ -248,3 +248,9 @@ tool (
 	github.com/projectcalico/calico/node/cmd/calico-node
 	github.com/projectcalico/calico/typha/cmd/calico-typha
 )
+
+replace github.com/prometheus/common => github.com/prometheus/common v0.47.0
+
+replace github.com/prometheus/client_golang => github.com/prometheus/client_golang v1.18.0
+
+replace github.com/prometheus/client_model => github.com/prometheus/client_model v0.6.0

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -177,16 +178,27 @@ func Until(ctx context.Context, limit time.Duration, what func(context.Context) 
 // WaitRollout waits until every named Deployment in the namespace has all its
 // replicas updated and available.
 func (c *Client) WaitRollout(ctx context.Context, limit time.Duration, namespace string, names ...string) error {
-	deployments := c.Dynamic.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"})
+	return c.waitAll(ctx, limit, "deployments", replicas, namespace, names)
+}
+
+// WaitEverywhere is WaitRollout for DaemonSets.
+func (c *Client) WaitEverywhere(ctx context.Context, limit time.Duration, namespace string, names ...string) error {
+	return c.waitAll(ctx, limit, "daemonsets", everywhere, namespace, names)
+}
+
+func (c *Client) waitAll(
+	ctx context.Context, limit time.Duration, resource string, judge func(*unstructured.Unstructured) (string, bool), namespace string, names []string,
+) error {
+	objects := c.Dynamic.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: resource})
 	for _, name := range names {
 		err := Until(ctx, limit, func(ctx context.Context) (bool, string, error) {
-			awaited := "deployment " + namespace + "/" + name
-			d, err := deployments.Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+			awaited := strings.TrimSuffix(resource, "s") + " " + namespace + "/" + name
+			o, err := objects.Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return false, awaited + ": " + err.Error(), nil
 			}
-			want, has := replicas(d)
-			return has, fmt.Sprintf("%s: %s", awaited, want), nil
+			progress, done := judge(o)
+			return done, fmt.Sprintf("%s: %s", awaited, progress), nil
 		})
 		if err != nil {
 			return err
@@ -197,15 +209,24 @@ func (c *Client) WaitRollout(ctx context.Context, limit time.Duration, namespace
 
 // replicas says how far a Deployment is, and whether it is there.
 func replicas(d *unstructured.Unstructured) (progress string, done bool) {
-	get := func(path ...string) int64 {
-		n, _, _ := unstructured.NestedInt64(d.Object, path...)
-		return n
-	}
-	want := get("spec", "replicas")
-	updated, available := get("status", "updatedReplicas"), get("status", "availableReplicas")
-	seen := get("status", "observedGeneration") >= d.GetGeneration()
-	done = seen && updated == want && available == want && get("status", "replicas") == want
+	want := number(d, "spec", "replicas")
+	updated, available := number(d, "status", "updatedReplicas"), number(d, "status", "availableReplicas")
+	seen := number(d, "status", "observedGeneration") >= d.GetGeneration()
+	done = seen && updated == want && available == want && number(d, "status", "replicas") == want
 	return fmt.Sprintf("%d of %d replicas available", available, want), done
+}
+
+// everywhere says on how many nodes a DaemonSet is, and whether on all.
+func everywhere(d *unstructured.Unstructured) (progress string, done bool) {
+	want, available := number(d, "status", "desiredNumberScheduled"), number(d, "status", "numberAvailable")
+	seen := number(d, "status", "observedGeneration") >= d.GetGeneration()
+	done = seen && want > 0 && available == want && number(d, "status", "updatedNumberScheduled") == want
+	return fmt.Sprintf("available on %d of %d nodes", available, want), done
+}
+
+func number(o *unstructured.Unstructured, path ...string) int64 {
+	n, _, _ := unstructured.NestedInt64(o.Object, path...)
+	return n
 }
 
 func qualified(o *unstructured.Unstructured) string {

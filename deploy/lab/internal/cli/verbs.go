@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -64,7 +65,7 @@ func (o *options) up() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&file, "topology", "", "file that says which clusters and nodes to start (default: mgmt, dev, staging and prod)")
+	cmd.Flags().StringVar(&file, "topology", "", "name (" + strings.Join(topology.Names(), ", ") + ") or file that says which clusters and nodes to start (default: default)")
 	cmd.Flags().BoolVar(&o.noBuild, "no-build", false, "take the Portcullis and workload programs as they were built last")
 	cmd.Flags().BoolVar(&bare, "bare", false, "start clusters alone: no Rancher, Git server, Fleet or workloads")
 	return cmd

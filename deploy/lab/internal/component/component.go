@@ -24,6 +24,7 @@ import (
 const (
 	KubernetesVersion = "v1.30.4"
 	CalicoVersion     = "v3.28.5"
+	FlannelVersion    = "v0.28.4"
 	FleetVersion      = "v0.12.0"
 	CoreDNSVersion    = "v1.14.7"
 )
@@ -54,11 +55,15 @@ var All = []Component{
 	{Name: "kubernetes", Packages: []string{"."}, Programs: []string{"kubernetes"}, Output: "kubernetes", LDFlags: kubernetesVersionFlags()},
 	{Name: "etcd", Packages: []string{"go.etcd.io/etcd/server/v3"}, Programs: []string{"etcd"}, Output: "etcd"},
 	{
-		Name:     "calico",
-		Packages: []string{calicoModule + "/node/cmd/calico-node", calicoModule + "/cni-plugin/cmd/calico", calicoModule + "/cni-plugin/cmd/install"},
-		Programs: []string{"calico-node", "calico", "install"},
+		Name: "calico",
+		Packages: []string{
+			calicoModule + "/node/cmd/calico-node", calicoModule + "/cni-plugin/cmd/calico", calicoModule + "/cni-plugin/cmd/install",
+			calicoModule + "/kube-controllers/cmd/kube-controllers", calicoModule + "/kube-controllers/cmd/check-status",
+		},
+		Programs: []string{"calico-node", "calico", "install", "kube-controllers", "check-status"},
 		Assets:   []Asset{{"manifests", calicoModule, "manifests"}, {"filesystem", calicoModule, "node/filesystem"}},
 	},
+	{Name: "flannel", Packages: []string{"."}, Programs: []string{"flanneld"}, Output: "flanneld"},
 	{Name: "coredns", Packages: []string{"."}, Programs: []string{"coredns"}, Output: "coredns"},
 	{
 		Name:     "fleet",

@@ -106,6 +106,103 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// A cluster's images hold the programs that the manifests run, by the names that
+// they run them by, and no file twice.
+func TestClusterSet(t *testing.T) {
+	if _, err := os.Stat(CNIPluginDir); err != nil {
+		t.Skip("Debian's CNI plugins are not installed")
+	}
+	dir := t.TempDir()
+	programs := map[string]string{}
+	for component, files := range map[string][]string{
+		"kubernetes": {"kubernetes"}, "coredns": {"coredns"}, "flannel": {"flanneld"},
+		"calico": {
+			"calico-node", "calico", "install", "kube-controllers", "check-status",
+			"filesystem/sbin/start_runit", "filesystem/etc/service/available/allocate-tunnel-addrs/run",
+		},
+		"fleet": {"fleetagent", "fleetcli", "fleetcontroller", "package/log.sh"},
+	} {
+		programs[component] = filepath.Join(dir, component)
+		for _, f := range files {
+			file := filepath.Join(dir, component, f)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(component+" "+f), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	base, err := BuildLayer(dir, []File{{Path: "bin/sh", Content: []byte("sh")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := ClusterSet(dir, base, programs, filepath.Join(dir, "coredns", "coredns"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]string{
+		Flannel:           {"opt/bin/flanneld", "bin/sh"},
+		CalicoNode:        {"usr/bin/calico-node", "sbin/start_runit", "etc/service/available/allocate-tunnel-addrs/run"},
+		CalicoCNI:         {"opt/cni/bin/install", "opt/cni/bin/calico-ipam", "opt/cni/bin/host-local"},
+		CalicoControllers: {"usr/bin/kube-controllers", "usr/bin/check-status", "status/"},
+		FlannelMigration:  {"usr/bin/kube-controllers", "usr/bin/check-status", "usr/bin/kubectl"},
+		CrashingCalico:    {"usr/bin/calico-node", "sbin/start_runit", "sbin/start_runit_whole"},
+		HangingCalico:     {"usr/bin/calico-node", "sbin/start_runit", "sbin/start_runit_whole"},
+	}
+	for _, img := range set {
+		content := map[string]string{}
+		for _, l := range img.Layers {
+			for name, text := range layerContent(t, l) {
+				content[name] = text
+			}
+		}
+		for _, w := range want[img.Ref] {
+			if _, ok := content[w]; !ok {
+				t.Errorf("%s has no %s", img.Ref, w)
+			}
+		}
+		if img.Ref == CrashingCalico && (!strings.Contains(content["sbin/start_runit"], "exit 1") || content["sbin/start_runit_whole"] != "calico filesystem/sbin/start_runit") {
+			t.Errorf("%s starts with %q and else %q", img.Ref, content["sbin/start_runit"], content["sbin/start_runit_whole"])
+		}
+		if img.Ref == CalicoNode && content["etc/service/available/allocate-tunnel-addrs/run"] != allocateTunnelAddrs {
+			t.Errorf("%s still has Calico's own service for tunnel addresses", img.Ref)
+		}
+		delete(want, img.Ref)
+	}
+	for ref := range want {
+		t.Errorf("no image %s", ref)
+	}
+}
+
+// layerContent reads a layer, and fails on an entry that is there twice.
+func layerContent(t *testing.T, l Layer) map[string]string {
+	t.Helper()
+	f, err := os.Open(l.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	out := map[string]string{}
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, twice := out[h.Name]; twice {
+			t.Errorf("%s is in a layer twice", h.Name)
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[h.Name] = string(b)
+	}
+}
+
 func TestTagFollowsTheProgram(t *testing.T) {
 	if _, err := os.Stat(caBundle); err != nil {
 		t.Skip("the machine has no ca-certificates")

@@ -175,7 +175,7 @@ func (l *Lab) upControllers(c topology.PlannedCluster) error {
 			l.bin("kube-controller-manager"),
 			"--service-account-private-key-file=" + p("sa.key"), "--root-ca-file=" + p("ca.crt"), "--use-service-account-credentials=true",
 			"--cluster-signing-cert-file=" + p("ca.crt"), "--cluster-signing-key-file=" + p("ca.key"),
-			fmt.Sprintf("--allocate-node-cidrs=%t", c.CNI == topology.Calico), "--cluster-cidr=" + c.PodCIDR, "--service-cluster-ip-range=" + topology.ServiceCIDR,
+			fmt.Sprintf("--allocate-node-cidrs=%t", c.CNI != topology.Bridge), "--cluster-cidr=" + c.PodCIDR, "--service-cluster-ip-range=" + topology.ServiceCIDR,
 		}, kubeconfig("controller-manager")...)}),
 		l.ensure(c.Name+"-scheduler", state.Record{NetNS: node, Command: append([]string{l.bin("kube-scheduler")}, kubeconfig("scheduler")...)}),
 	)
@@ -195,18 +195,36 @@ func (l *Lab) applyAddons(ctx context.Context, c topology.PlannedCluster, b Buil
 		}
 		all.WriteString("\n---\n")
 	}
-	if c.CNI == topology.Calico {
-		src, err := os.ReadFile(filepath.Join(b.Components["calico"], "manifests", "calico-vxlan.yaml"))
-		if err != nil {
-			return err
-		}
-		calico, err := calicoManifest(src, c.PodCIDR)
-		if err != nil {
-			return fmt.Errorf("calico manifest: %w", err)
-		}
-		all.Write(calico)
+	network, err := networkManifest(c, filepath.Join(b.Components["calico"], "manifests"))
+	if err != nil {
+		return err
 	}
+	all.Write(network)
 	return poll(ctx, "apply add-ons", time.Minute, time.Second, func(ctx context.Context) error {
 		return kube.Apply(ctx, l.bin("kubectl"), Kubeconfig(l.StateDir, c.Name), all.Bytes())
 	})
+}
+
+// networkManifest is what makes a cluster's pod network, from the manifests that
+// come with Calico; nothing where the nodes' configuration is all of it.
+func networkManifest(c topology.PlannedCluster, dir string) ([]byte, error) {
+	var file string
+	var adapt func(src []byte, podCIDR string) ([]byte, error)
+	switch c.CNI {
+	case topology.Calico:
+		file, adapt = "calico-vxlan.yaml", calicoManifest
+	case topology.Canal:
+		file, adapt = "canal.yaml", canalManifest
+	default:
+		return nil, nil
+	}
+	src, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return nil, err
+	}
+	out, err := adapt(src, c.PodCIDR)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return out, nil
 }

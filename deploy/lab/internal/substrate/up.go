@@ -221,10 +221,8 @@ func (l *Lab) waitReady(ctx context.Context, c topology.PlannedCluster) error {
 	if err != nil {
 		return err
 	}
-	want := 1
-	if c.CNI == topology.Calico {
-		want += len(c.NodeList)
-	}
+	// CoreDNS; an agent on each node; and Canal's controllers.
+	want := map[topology.CNI]int{topology.Bridge: 1, topology.Calico: 1 + len(c.NodeList), topology.Canal: 2 + len(c.NodeList)}[c.CNI]
 	return poll(ctx, "nodes and pods", 4*time.Minute, 500*time.Millisecond, func(ctx context.Context) error {
 		nodes, err := client.Nodes(ctx)
 		if err != nil {
@@ -263,13 +261,14 @@ func (l *Lab) waitReady(ctx context.Context, c topology.PlannedCluster) error {
 func (l *Lab) worldEnv(b Built) world.Env {
 	env := world.Env{
 		StateDir: l.StateDir, BinDir: l.path("bin"), FleetChartsDir: filepath.Join(b.Components["fleet"], "charts"),
+		Fleet:           !l.plan.NoFleet,
 		PortcullisImage: b.Own.Portcullis, WorkloadImage: b.Own.Workload, Log: l.Log,
 		Start: func(name string, cmd []string) error { return l.ensure(name, state.Record{Command: cmd}) },
 	}
 	for _, c := range l.plan.Clusters {
 		env.Clusters = append(env.Clusters, world.Cluster{
 			Name: c.Name, ID: c.ID, Kubeconfig: Kubeconfig(l.StateDir, c.Name), APIServer: c.APIServer(),
-			CAFile: l.pki(c.Name, "ca.crt"), Labels: c.Labels,
+			CAFile: l.pki(c.Name, "ca.crt"), Labels: c.Labels, PodCIDR: c.PodCIDR, Enforces: c.CNI.Enforces(),
 		})
 	}
 	return env

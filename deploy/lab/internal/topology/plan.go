@@ -24,6 +24,8 @@ const firstPodNet = 44
 // Plan is a topology with every name and address decided.
 type Plan struct {
 	Clusters []PlannedCluster `json:"clusters"`
+	// NoFleet leaves Fleet and the Git server out.
+	NoFleet bool `json:"noFleet,omitempty"`
 }
 
 // PlannedCluster has the addresses of a cluster.
@@ -41,7 +43,8 @@ type Node struct {
 	Name    string `json:"name"`
 	Cluster string `json:"cluster"`
 	Address string `json:"address"`
-	// PodCIDR is used by the bridge plugin; Calico has its own blocks.
+	// PodCIDR is used by the bridge plugin; Calico has its own blocks, and Canal's
+	// come from the controller manager.
 	PodCIDR string `json:"podCIDR"`
 }
 
@@ -52,7 +55,7 @@ func (c PlannedCluster) APIServer() string {
 
 // Plan decides names and addresses. The order of clusters decides them alone.
 func (t Topology) Plan() Plan {
-	var p Plan
+	p := Plan{NoFleet: t.Fleet != nil && !*t.Fleet}
 	for i, c := range t.Clusters {
 		base := 20 + 10*i
 		pc := PlannedCluster{

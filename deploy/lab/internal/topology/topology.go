@@ -3,10 +3,12 @@
 package topology
 
 import (
-	_ "embed"
+	"embed"
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 )
@@ -19,7 +21,14 @@ const (
 	Bridge CNI = "bridge"
 	// Calico is Calico with VXLAN between all nodes.
 	Calico CNI = "calico"
+	// Canal is flannel's VXLAN between nodes, with Calico's plugin and policy.
+	Canal CNI = "canal"
 )
+
+var cnis = []CNI{Bridge, Calico, Canal}
+
+// Enforces says that network policies have an effect.
+func (c CNI) Enforces() bool { return c != Bridge }
 
 // ManagementID is Rancher's name for the cluster that it runs in itself.
 const ManagementID = "local"
@@ -34,6 +43,9 @@ const (
 // Topology is the content of a topology file.
 type Topology struct {
 	Clusters []Cluster `json:"clusters"`
+	// Fleet defaults to true. Without it there is no Fleet and no Git server, and
+	// the lab itself applies the sample policies.
+	Fleet *bool `json:"fleet,omitempty"`
 }
 
 // Cluster of a topology file.
@@ -50,12 +62,15 @@ type Cluster struct {
 	Labels map[string]string `json:"labels,omitempty"`
 }
 
-//go:embed default.yaml
-var defaultYAML []byte
+//go:embed *.yaml
+var files embed.FS
+
+// defaultName is the topology of a lab that is given none.
+const defaultName = "default"
 
 // Default is the lab's usual topology.
 func Default() Topology {
-	t, err := Parse(defaultYAML)
+	t, err := Load(defaultName)
 	if err != nil {
 		// The file is part of the program and a test parses it.
 		return Topology{}
@@ -63,18 +78,36 @@ func Default() Topology {
 	return t
 }
 
-// Load reads the topology file at path, or the default when path is empty.
-func Load(path string) (Topology, error) {
-	if path == "" {
-		return Parse(defaultYAML)
+// Names are the topologies that the program brings with it.
+func Names() []string {
+	entries, err := files.ReadDir(".")
+	if err != nil { // embedded: there is always such a folder
+		return nil
 	}
-	b, err := os.ReadFile(path)
+	var out []string
+	for _, e := range entries {
+		out = append(out, strings.TrimSuffix(e.Name(), ".yaml"))
+	}
+	return out
+}
+
+// Load reads the topology that the program has under a name, or else that of the
+// file at a path. An empty string is the default's name.
+func Load(nameOrPath string) (Topology, error) {
+	if nameOrPath == "" {
+		nameOrPath = defaultName
+	}
+	read := os.ReadFile
+	if slices.Contains(Names(), nameOrPath) {
+		read = func(name string) ([]byte, error) { return files.ReadFile(name + ".yaml") }
+	}
+	b, err := read(nameOrPath)
 	if err != nil {
-		return Topology{}, fmt.Errorf("topology: %w", err)
+		return Topology{}, fmt.Errorf("topology: %w; besides files there are %s", err, strings.Join(Names(), ", "))
 	}
 	t, err := Parse(b)
 	if err != nil {
-		return Topology{}, fmt.Errorf("topology %s: %w", path, err)
+		return Topology{}, fmt.Errorf("topology %s: %w", nameOrPath, err)
 	}
 	return t, nil
 }
@@ -117,8 +150,8 @@ func (t Topology) validate() error {
 			return fmt.Errorf("%s.name: %q is used twice", at, c.Name)
 		case ids[c.ID]:
 			return fmt.Errorf("%s.id: %q is used twice", at, c.ID)
-		case c.CNI != Bridge && c.CNI != Calico:
-			return fmt.Errorf("%s.cni: %q: want bridge or calico", at, c.CNI)
+		case !slices.Contains(cnis, c.CNI):
+			return fmt.Errorf("%s.cni: %q: want one of %v", at, c.CNI, cnis)
 		case c.Nodes < 1 || c.Nodes > maxNodes:
 			return fmt.Errorf("%s.nodes: %d: want 1 to %d", at, c.Nodes, maxNodes)
 		}

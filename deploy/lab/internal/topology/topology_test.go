@@ -3,6 +3,8 @@ package topology
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -22,6 +24,48 @@ func TestDefault(t *testing.T) {
 	}
 }
 
+func TestCanal(t *testing.T) {
+	top, err := Load("canal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := top.Plan()
+	c, ok := p.Cluster("canal")
+	if !ok || c.CNI != Canal || len(c.NodeList) != 3 || !p.NoFleet || c.Labels["env"] != "canal" {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// Every topology that comes with the program can be started by its name, and
+// none was renamed away from the documentation.
+func TestNames(t *testing.T) {
+	if got := strings.Join(Names(), " "); got != "canal default" {
+		t.Errorf("names %q", got)
+	}
+	for _, n := range Names() {
+		if _, err := Load(n); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mine.yaml")
+	if err := os.WriteFile(file, []byte("fleet: false\nclusters: [{name: mgmt, id: local, cni: canal, nodes: 2}]"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	top, err := Load(file)
+	if err != nil || len(top.Plan().Nodes()) != 2 || !top.Plan().NoFleet {
+		t.Errorf("%+v, %v", top, err)
+	}
+	if top, err = Load(""); err != nil || top.Plan().NoFleet {
+		t.Errorf("the default: %+v, %v", top, err)
+	}
+	if _, err := Load("nowhere"); err == nil || !strings.Contains(err.Error(), "canal, default") {
+		t.Errorf("got %v, want the names there are", err)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	ok := "{name: mgmt, id: local}"
 	for want, in := range map[string]string{
@@ -31,7 +75,7 @@ func TestParseRefuses(t *testing.T) {
 		"clusters[0].id":         "clusters: [{name: mgmt, id: 'a b'}]",
 		"clusters[1].name":       "clusters: [" + ok + ", {name: mgmt, id: c-1}]",
 		"clusters[1].id":         "clusters: [" + ok + ", {name: dev, id: local}]",
-		"want bridge or calico":  "clusters: [{name: mgmt, id: local, cni: canal}]",
+		"bridge calico canal":    "clusters: [{name: mgmt, id: local, cni: cilium}]",
 		"clusters[0].nodes":      "clusters: [{name: mgmt, id: local, nodes: 10}]",
 		"the management cluster": "clusters: [{name: dev, id: c-1}]",
 	} {

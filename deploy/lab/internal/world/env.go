@@ -15,6 +15,9 @@ type Env struct {
 	// the caller, logs to StateDir/log/NAME.log and is ended by `lab down`.
 	// Starting a name that already runs does nothing.
 	Start func(name string, cmd []string) error
+	// Fleet brings Fleet and the Git server up. Without it the sample policies are
+	// applied once, by the lab itself.
+	Fleet bool
 	// FleetChartsDir is the charts folder of the Fleet module.
 	FleetChartsDir string
 	// PortcullisImage and WorkloadImage are references that every downstream
@@ -36,6 +39,10 @@ type Cluster struct {
 	CAFile string
 	// Labels are put on the Rancher and the Fleet cluster.
 	Labels map[string]string
+	// PodCIDR is what the pods' addresses are from.
+	PodCIDR string
+	// Enforces says that network policies have an effect.
+	Enforces bool
 }
 
 // ManagementID is Rancher's name for the cluster that it runs in itself.

@@ -18,8 +18,8 @@ import (
 const upWithin = 10 * time.Minute
 
 // Up fills running clusters: Rancher's objects and stand-in, Git, Fleet and its
-// agents, workloads, and the lab's configuration files. A second call repairs
-// what is missing and changes nothing else.
+// agents (or the policies that they would bring), workloads, and the lab's
+// configuration files. A second call repairs what is missing and changes nothing else.
 func Up(ctx context.Context, e Env) error {
 	ctx, cancel := context.WithTimeout(ctx, upWithin)
 	defer cancel()
@@ -28,11 +28,16 @@ func Up(ctx context.Context, e Env) error {
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	w.step(g, "git", func() error { return w.git(gctx) })
 	w.step(g, "rancher", func() error { return w.rancher(gctx) })
-	w.step(g, "fleet", func() error { return w.fleet(gctx) })
+	if e.Fleet {
+		w.step(g, "git", func() error { return w.git(gctx) })
+		w.step(g, "fleet", func() error { return w.fleet(gctx) })
+	}
 	for _, c := range e.Downstream() {
 		w.step(g, c.Name+" workloads", func() error { return w.workloads(gctx, c) })
+		if !e.Fleet && c.Enforces {
+			w.step(g, c.Name+" policies", func() error { return w.policies(gctx, c) })
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"slices"
 	"text/template"
 	"time"
 
@@ -24,6 +25,8 @@ type app struct {
 	Namespace, Name string
 	Args            []string
 	Ports           []port
+	// Everywhere puts one pod on each node.
+	Everywhere bool
 }
 
 type port struct {
@@ -38,33 +41,58 @@ var metricsPort = port{"metrics", "TCP", 9090}
 // payments to database, and a scraper that reads everybody's metrics.
 var apps = []app{
 	{
-		"edge", "api-gateway",
-		[]string{"--http=:8080", "--call=http://checkout-api.checkout:8443/"},
-		[]port{{"http", "TCP", 8080}},
+		Namespace: "edge", Name: "api-gateway",
+		Args:  []string{"--http=:8080", "--call=http://checkout-api.checkout:8443/"},
+		Ports: []port{{"http", "TCP", 8080}},
 	},
 	{
-		"checkout", "checkout-api",
-		[]string{"--http=:8443", "--call=http://payment-api.payments:8080/", "--call=udp://payment-api.payments:9000"},
-		[]port{{"http", "TCP", 8443}},
+		Namespace: "checkout", Name: "checkout-api",
+		Args:  []string{"--http=:8443", "--call=http://payment-api.payments:8080/", "--call=udp://payment-api.payments:9000"},
+		Ports: []port{{"http", "TCP", 8443}},
 	},
 	{
-		"payments", "payment-api",
-		[]string{"--http=:8080", "--udp=:9000", "--call=tcp://db.data:5432"},
-		[]port{{"http", "TCP", 8080}, {"audit", "UDP", 9000}},
+		Namespace: "payments", Name: "payment-api",
+		Args:  []string{"--http=:8080", "--udp=:9000", "--call=tcp://db.data:5432"},
+		Ports: []port{{"http", "TCP", 8080}, {"audit", "UDP", 9000}},
 	},
 	{
-		"data", "db",
-		[]string{"--tcp=:5432"},
-		[]port{{"sql", "TCP", 5432}},
+		Namespace: "data", Name: "db",
+		Args:  []string{"--tcp=:5432"},
+		Ports: []port{{"sql", "TCP", 5432}},
 	},
 	{
-		"monitoring", "metrics-scraper",
-		[]string{
+		Namespace: "monitoring", Name: "metrics-scraper",
+		Args: []string{
 			"--call=http://api-gateway.edge:9090/metrics", "--call=http://checkout-api.checkout:9090/metrics",
 			"--call=http://payment-api.payments:9090/metrics", "--call=http://db.data:9090/metrics",
 		},
-		nil,
 	},
+}
+
+// echo is on every node of a cluster of three or more, and each calls all: what
+// shows whether nodes reach each other, whichever of them is being changed.
+var echo = app{
+	Namespace: "mesh", Name: "node-echo", Everywhere: true,
+	Args: []string{
+		"--http=:8080", "--tcp=:7000", "--udp=:7001",
+		"--call=http://node-echo.mesh:8080/", "--call=tcp://node-echo.mesh:7000", "--call=udp://node-echo.mesh:7001",
+	},
+	Ports: []port{{"http", "TCP", 8080}, {"echo-tcp", "TCP", 7000}, {"echo-udp", "UDP", 7001}},
+}
+
+const (
+	// maxReplicas is enough for a pod of each workload on most nodes of a large
+	// cluster without filling the machine.
+	maxReplicas = 3
+	// meshNodes is the size of cluster from which on echo is started.
+	meshNodes = 3
+)
+
+func appsOn(nodes int) []app {
+	if nodes < meshNodes {
+		return apps
+	}
+	return append(slices.Clone(apps), echo)
 }
 
 // workloads applies the sample workloads to a cluster and waits for them.
@@ -82,20 +110,23 @@ func (w *world) workloads(ctx context.Context, c Cluster) error {
 	if err := client.ApplyYAML(ctx, manifest); err != nil {
 		return err
 	}
-	for _, a := range apps {
-		if err := client.WaitRollout(ctx, rolloutWithin, a.Namespace, a.Name); err != nil {
+	for _, a := range appsOn(len(nodes.Items)) {
+		wait := client.WaitRollout
+		if a.Everywhere {
+			wait = client.WaitEverywhere
+		}
+		if err := wait(ctx, rolloutWithin, a.Namespace, a.Name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// renderWorkloads makes the manifest: one pod of each on a cluster of one node,
-// two on different nodes elsewhere.
+// renderWorkloads makes the manifest: a pod of each on every node, up to maxReplicas.
 func renderWorkloads(image string, nodes int) ([]byte, error) {
 	var b bytes.Buffer
 	err := workloadsTemplate.Execute(&b, map[string]any{
-		"Image": image, "Replicas": min(max(nodes, 1), 2), "Apps": apps, "Metrics": metricsPort,
+		"Image": image, "Replicas": min(max(nodes, 1), maxReplicas), "Apps": appsOn(nodes), "Metrics": metricsPort,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("workloads: %w", err)

@@ -13,7 +13,14 @@ import (
 )
 
 func TestWorkloadsManifest(t *testing.T) {
-	for nodes, replicas := range map[int]int64{0: 1, 1: 1, 2: 2, 5: 2} {
+	for nodes, want := range map[int]struct {
+		replicas int64
+		objects  int
+	}{
+		0: {1, 3 * len(apps)}, 1: {1, 3 * len(apps)}, 2: {2, 3 * len(apps)},
+		// With a DaemonSet that has a policy of its own.
+		3: {3, 3*len(apps) + 4}, 5: {3, 3*len(apps) + 4},
+	} {
 		manifest, err := renderWorkloads("example.com/workload:1", nodes)
 		if err != nil {
 			t.Fatal(err)
@@ -22,15 +29,50 @@ func TestWorkloadsManifest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := 3 * len(apps); len(objs) != want {
-			t.Fatalf("%d objects, want %d", len(objs), want)
+		if len(objs) != want.objects {
+			t.Fatalf("%d nodes: %d objects, want %d", nodes, len(objs), want.objects)
 		}
 		for _, o := range objs {
-			if o.GetKind() != "Deployment" {
-				continue
+			n, has, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
+			_, spread, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "topologySpreadConstraints")
+			switch o.GetKind() {
+			case "Deployment":
+				if n != want.replicas || !spread {
+					t.Errorf("%d nodes: %s has %d replicas, want %d, spread: %t", nodes, o.GetName(), n, want.replicas, spread)
+				}
+			case "DaemonSet":
+				if has || spread {
+					t.Errorf("%s has what only Deployments have", o.GetName())
+				}
 			}
-			if n, _, _ := unstructured.NestedInt64(o.Object, "spec", "replicas"); n != replicas {
-				t.Errorf("%d nodes: %s has %d replicas, want %d", nodes, o.GetName(), n, replicas)
+		}
+	}
+}
+
+// What the lab applies without Fleet is what Fleet would bring.
+func TestPolicyValues(t *testing.T) {
+	b, err := policyValues(Cluster{PodCIDR: "10.45.0.0/16"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := policies.Tree(policies.First)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, dev map[string]any
+	if err := yaml.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, bundle := range bundles {
+		if err := yaml.Unmarshal(tree["bundles/"+bundle+"/overlays/dev/values.yaml"], &dev); err != nil {
+			t.Fatal(err)
+		}
+		if len(dev) == 0 {
+			t.Errorf("bundle %s has no overlay for dev", bundle)
+		}
+		for k := range dev {
+			if _, ok := got[k]; !ok {
+				t.Errorf("bundle %s wants %s, which is not given", bundle, k)
 			}
 		}
 	}
