@@ -65,7 +65,7 @@ func (o *options) up() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&file, "topology", "", "name (" + strings.Join(topology.Names(), ", ") + ") or file that says which clusters and nodes to start (default: default)")
+	cmd.Flags().StringVar(&file, "topology", "", "name ("+strings.Join(topology.Names(), ", ")+") or file that says which clusters and nodes to start (default: default)")
 	cmd.Flags().BoolVar(&o.noBuild, "no-build", false, "take the Portcullis and workload programs as they were built last")
 	cmd.Flags().BoolVar(&bare, "bare", false, "start clusters alone: no Rancher, Git server, Fleet or workloads")
 	return cmd
