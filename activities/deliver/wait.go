@@ -52,7 +52,7 @@ func (a *Activities) begin(ctx context.Context, phase string, in UnitInput) (*wa
 		timeout = rancher.DefaultSettleTimeout
 	}
 	w.deadline = w.progress.StartedAt.Add(timeout)
-	w.tell(ctx, "", "starting")
+	w.tell(ctx, "", "")
 	return w, nil
 }
 

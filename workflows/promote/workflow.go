@@ -204,7 +204,7 @@ func (p *promotion) verified(ctx workflow.Context) (contract.PromoteResult, erro
 		return result, err
 	}
 	result.Evidence = hash
-	p.note(ctx, "verified, evidence "+hash)
+	p.show(ctx)
 	result.Log = p.state.Log
 	return result, nil
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/story"
@@ -22,6 +24,8 @@ type Tail struct {
 	waiting map[string]string
 	gate    string
 	silent  string
+	// said are the long lines so far: a reason is given once, and then referred to.
+	said []string
 }
 
 // Next gives the lines that are new in r.
@@ -46,7 +50,46 @@ func (t *Tail) Next(r Rollout, now time.Time) []string {
 		t.state = r.State
 		add("%s: %s%s", r.Pipeline, r.State, because(r.Reason))
 	}
+	for i := range lines {
+		lines[i] = t.once(lines[i], reasons(r))
+	}
 	return lines
+}
+
+// longReason is the length from which repeating a reason hides what is new.
+const longReason = 60
+
+// reasons are the long ones that r gives in more than one place.
+func reasons(r Rollout) (out []string) {
+	add := func(reason string) {
+		if reason = oneLine(reason); utf8.RuneCountInString(reason) >= longReason {
+			out = append(out, reason)
+		}
+	}
+	add(r.Reason)
+	for i, e := range r.Environments {
+		if e.Result != nil {
+			add(e.Result.Reason)
+		}
+		for _, c := range r.clusters(i) {
+			add(c.Reason)
+		}
+	}
+	return out
+}
+
+// once leaves out of a line the reasons that an earlier line gave in full.
+func (t *Tail) once(line string, reasons []string) string {
+	whole := line
+	for _, reason := range reasons {
+		if strings.Contains(line, reason) && slices.ContainsFunc(t.said, func(s string) bool { return strings.Contains(s, reason) }) {
+			line = strings.ReplaceAll(line, reason, "as above")
+		}
+	}
+	if utf8.RuneCountInString(whole) >= longReason && whole == line {
+		t.said = append(t.said, whole)
+	}
+	return line
 }
 
 func (t *Tail) story(r Rollout) (lines []string) {

@@ -183,3 +183,22 @@ func ExampleCut() {
 	fmt.Println(Cut("one\ntwo \x1b[31m three", 12))
 	// Output: one two [31…
 }
+
+// A long reason stands in the first line that gives it, and nowhere else.
+func TestTailGivesAReasonOnce(t *testing.T) {
+	reason := "probes of network-policies-prod failed on 1 of 1 cluster: prod: 2 of 15 requirements not met"
+	var tail Tail
+	r := Rollout{RolloutStatus: contract.RolloutStatus{Pipeline: "p"}, Running: true}
+	r.State = contract.StatePromoting
+	r.Environments = []contract.EnvironmentState{{Name: "prod", State: contract.StatePromoting}}
+	r.Log = []contract.LogEntry{{At: noon, Environment: "prod", Message: "rolling back: " + reason}}
+	text := strings.Join(tail.Next(r, noon), "\n")
+	r.State, r.Reason, r.Running = contract.StateRolledBack, "prod: "+reason, false
+	r.Environments[0].State = contract.StateRolledBack
+	r.Environments[0].Result = &contract.PromoteResult{State: contract.StateRolledBack, Reason: reason}
+	r.Log = append(r.Log, contract.LogEntry{At: noon.Add(time.Second), Environment: "prod", Message: "rolled-back: " + reason})
+	text += "\n" + strings.Join(tail.Next(r, noon.Add(time.Second)), "\n")
+	require.Equal(t, 1, strings.Count(text, reason), text)
+	require.Contains(t, text, "rolled-back: as above")
+	require.Contains(t, text, "p: rolled-back: prod: as above")
+}
