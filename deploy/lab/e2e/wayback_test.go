@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -15,12 +16,13 @@ import (
 // deliver the same repository to one cluster are refused.
 func noGitRepos(t *testing.T) {
 	t.Helper()
-	_, err := p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "delete", "gitrepos.fleet.cattle.io", "--all", "--wait=true", "--timeout=90s")
+	ctx := context.WithoutCancel(t.Context()) // it also cleans up after a test
+	_, err := p.Kubectl(ctx, "mgmt", "-n", "fleet-default", "delete", "gitrepos.fleet.cattle.io", "--all", "--wait=true", "--timeout=90s")
 	must(t, err)
-	_, err = p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "delete", "configmaps", "-l", "portcullis.dev/pipeline", "--ignore-not-found")
+	_, err = p.Kubectl(ctx, "mgmt", "-n", "fleet-default", "delete", "configmaps", "-l", "portcullis.dev/pipeline", "--ignore-not-found")
 	must(t, err)
 	eventually(t, time.Minute, "all BundleDeployments of policies to be gone", func() bool {
-		out, err := p.Kubectl(t.Context(), "mgmt", "get", "bundledeployments.fleet.cattle.io", "-A", "-l", "fleet.cattle.io/repo-name", "-o", "name")
+		out, err := p.Kubectl(ctx, "mgmt", "get", "bundledeployments.fleet.cattle.io", "-A", "-l", "fleet.cattle.io/repo-name", "-o", "name")
 		return err == nil && out == ""
 	})
 }
