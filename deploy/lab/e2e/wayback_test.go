@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -190,24 +189,23 @@ func TestWaves(t *testing.T) {
 			t.Errorf("%s: revision and verified revision are %q, want %q", name, got, want)
 		}
 	}
-	order(t, s)
+	order(t, e.Result.Log)
 }
 
 // order: the canary is verified before a slice of the rest is staged.
-func order(t *testing.T, s drive.Status) {
+func order(t *testing.T, log []drive.LogEntry) {
 	t.Helper()
 	verified := -1
-	for i, l := range s.Log {
+	for i, l := range log {
 		switch {
 		case strings.HasPrefix(l.Message, "waves-all-canary verified"):
 			verified = i
 		case strings.Contains(l.Message, "-rest-1 staged") && verified < 0:
-			t.Errorf("the rest was staged before the canary was verified: %v", s.Log)
+			t.Errorf("the rest was staged before the canary was verified: %v", log)
 		}
 	}
 	if verified < 0 {
-		data, _ := json.Marshal(s.Log)
-		t.Errorf("the log does not tell that the canary was verified: %s", data)
+		t.Errorf("the log does not tell that the canary was verified: %v", log)
 	}
 }
 

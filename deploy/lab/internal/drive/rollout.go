@@ -37,10 +37,11 @@ type Status struct {
 		For         string `json:"for"`
 		LastFailure string `json:"lastFailure"`
 	} `json:"waiting"`
-	Log []struct {
-		Environment string `json:"environment"`
-		Message     string `json:"message"`
-	} `json:"log"`
+}
+
+// LogEntry is one line of a rollout's story.
+type LogEntry struct {
+	Message string `json:"message"`
 }
 
 // Environment is one environment of a Status.
@@ -67,6 +68,7 @@ type Environment struct {
 			Proven   bool   `json:"proven"`
 			Detail   string `json:"detail"`
 		} `json:"rollback"`
+		Log       []LogEntry    `json:"log"`
 		LiveAt    time.Time     `json:"liveAt"`
 		VerdictAt time.Time     `json:"verdictAt"`
 		ProbeTime time.Duration `json:"probeTime"`
