@@ -1,0 +1,87 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// SpareMetric is the metric of the second way to another node's pods. Flannel and
+// Felix write their routes without one, so theirs are preferred as long as there are any.
+const SpareMetric = 32760
+
+// KeepSpares makes sure that every peer's pods can still be reached through
+// flannel's overlay when nothing better is there: Felix replaces flannel's route
+// to a peer with its own, and a peer that goes back takes Felix's away. Spares to
+// other networks are removed. It returns how many routes it wrote or removed.
+//
+// The device must be there: flanneld makes it.
+func KeepSpares(device string, peers []netip.Prefix) (changed int, err error) {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return 0, fmt.Errorf("device %s: %w", device, err)
+	}
+	have, err := spares(link)
+	if err != nil {
+		return 0, err
+	}
+	for _, peer := range peers {
+		if _, there := have[peer]; there {
+			delete(have, peer)
+			continue
+		}
+		if err := netlink.RouteReplace(spare(link, peer)); err != nil {
+			return changed, fmt.Errorf("cannot write the spare route to %s through %s: %w", peer, device, err)
+		}
+		changed++
+	}
+	for peer := range have {
+		if err := netlink.RouteDel(spare(link, peer)); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return changed, fmt.Errorf("cannot remove the spare route to %s through %s: %w", peer, device, err)
+		}
+		changed++
+	}
+	return changed, nil
+}
+
+// spare goes to the peer's VTEP, whose address is the first one of its pod
+// network: flannel's rule (backend/vxlan in flannel's source).
+func spare(link netlink.Link, peer netip.Prefix) *netlink.Route {
+	peer = peer.Masked()
+	return &netlink.Route{
+		LinkIndex: link.Attrs().Index,
+		Dst:       &net.IPNet{IP: peer.Addr().AsSlice(), Mask: net.CIDRMask(peer.Bits(), peer.Addr().BitLen())},
+		Gw:        peer.Addr().AsSlice(),
+		Priority:  SpareMetric,
+		Flags:     int(netlink.FLAG_ONLINK),
+		Protocol:  unix.RTPROT_STATIC,
+	}
+}
+
+func spares(link netlink.Link) (map[netip.Prefix]bool, error) {
+	routes, err := netlink.RouteList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the routes through %s: %w", link.Attrs().Name, err)
+	}
+	out := map[netip.Prefix]bool{}
+	for _, r := range routes {
+		if p, ok := prefixOf(r.Dst); ok && r.Priority == SpareMetric {
+			out[p] = true
+		}
+	}
+	return out, nil
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), ones), ok
+}
