@@ -66,7 +66,7 @@ func TestAgentIsNoMorePrivilegedThanItNeeds(t *testing.T) {
 		t.Error("it has a token")
 	case *sc.Privileged || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem:
 		t.Errorf("%+v", sc)
-	case len(sc.Capabilities.Drop) != 1 || sc.Capabilities.Drop[0] != "ALL" || !slices.Equal(sc.Capabilities.Add, []corev1.Capability{"SYS_ADMIN", "SYS_PTRACE", "NET_RAW"}):
+	case len(sc.Capabilities.Drop) != 1 || sc.Capabilities.Drop[0] != "ALL" || !slices.Equal(sc.Capabilities.Add, []corev1.Capability{"SYS_ADMIN", "SYS_PTRACE", "NET_RAW", "NET_ADMIN", "SYS_CHROOT", "NET_BIND_SERVICE"}):
 		t.Errorf("%+v", sc.Capabilities)
 	case !spec.HostNetwork || !spec.HostPID || spec.Tolerations[0].Operator != corev1.TolerationOpExists:
 		t.Errorf("%+v", spec)

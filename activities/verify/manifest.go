@@ -104,10 +104,13 @@ func (a *Activities) podSpec() *coreac.PodSpecApplyConfiguration {
 	return spec
 }
 
-// container is allowed what entering a pod's network namespace needs, and no
-// more: SYS_PTRACE to open another process's namespace and resolv.conf, SYS_ADMIN
-// to enter it, NET_RAW for the witness. It is root because capabilities of a
-// container do not reach other users.
+// container is allowed what entering a pod's network namespace needs: SYS_PTRACE
+// to open another process's namespace and files, SYS_ADMIN to enter it, NET_RAW
+// for the witness. A preflight adds NET_ADMIN, to try an IP set in a namespace of
+// its own and to list nftables; SYS_CHROOT, to ask the node's iptables for its
+// version; and NET_BIND_SERVICE, to answer on BGP's port where that is asked for.
+// No folder of the node is mounted. It is root because capabilities of a container
+// do not reach other users.
 func (a *Activities) container() *coreac.ContainerApplyConfiguration {
 	c := coreac.Container().
 		WithName(agentName).
@@ -120,7 +123,7 @@ func (a *Activities) container() *coreac.ContainerApplyConfiguration {
 			WithPrivileged(false).
 			WithAllowPrivilegeEscalation(false).
 			WithReadOnlyRootFilesystem(true).
-			WithCapabilities(coreac.Capabilities().WithDrop("ALL").WithAdd("SYS_ADMIN", "SYS_PTRACE", "NET_RAW")).
+			WithCapabilities(coreac.Capabilities().WithDrop("ALL").WithAdd("SYS_ADMIN", "SYS_PTRACE", "NET_RAW", "NET_ADMIN", "SYS_CHROOT", "NET_BIND_SERVICE")).
 			// On SELinux, a container may otherwise not look at another's processes.
 			WithSELinuxOptions(coreac.SELinuxOptions().WithType("spc_t")).
 			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
