@@ -103,14 +103,16 @@ func inheritCPUSet(parent, dir string) error {
 }
 
 // Found are a lab's groups in all hierarchies, as paths.
-func Found(scope string) ([]string, error) {
+func Found(scope string) ([]string, error) { return matching(Name(scope, "*")) }
+
+func matching(name string) ([]string, error) {
 	ms, err := mounts()
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for _, m := range ms {
-		dirs, err := filepath.Glob(filepath.Join(m.path, Name(scope, "*")))
+		dirs, err := filepath.Glob(filepath.Join(m.path, name))
 		if err != nil {
 			return nil, err
 		}
@@ -138,10 +140,15 @@ func PIDs(dir string) []int {
 }
 
 // RemoveAll takes a lab's groups away once their processes have ended.
-func RemoveAll(scope string, limit time.Duration) error {
+func RemoveAll(scope string, limit time.Duration) error { return removeMatching(scope, "*", limit) }
+
+// Remove takes a node's groups away once their processes have ended.
+func Remove(scope, node string, limit time.Duration) error { return removeMatching(scope, node, limit) }
+
+func removeMatching(scope, node string, limit time.Duration) error {
 	var err error
 	for end := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
-		dirs, ferr := Found(scope)
+		dirs, ferr := matching(Name(scope, node))
 		if ferr != nil {
 			return ferr
 		}

@@ -50,7 +50,7 @@ needs root and Debian 12, and pulls no image.`,
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return o.resolve() }
 	root.AddCommand(
 		o.build(), o.up(), o.down(), o.status(), o.usage(), o.kubeconfig(), o.image(), o.exec(),
-		o.node(), o.cluster(), o.process(), nodeInit(), rancherd.Command(), gitd.Command(),
+		o.node(), o.cluster(), o.process(), o.faults(), nodeInit(), nodeListen(), rancherd.Command(), gitd.Command(),
 		rancherd.AdminCommand(), world.PolicyCommand(),
 	)
 	return root

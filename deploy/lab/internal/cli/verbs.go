@@ -182,12 +182,13 @@ func (o *options) exec() *cobra.Command {
 }
 
 func (o *options) node() *cobra.Command {
-	cmd := &cobra.Command{Use: "node", Short: "Stop, start, cut off and join nodes"}
+	cmd := &cobra.Command{Use: "node", Short: "Stop, start, reboot, cut off and join nodes"}
 	cmd.AddCommand(
 		o.fault("stop NODE", "Stop a node's kubelet: the node becomes NotReady, its pods go on", (*substrate.Lab).StopNode),
 		o.fault("start NODE", "Start a node's kubelet again", (*substrate.Lab).StartNode),
 		o.fault("disconnect NODE", "Cut a node off from all others", (*substrate.Lab).DisconnectNode),
 		o.fault("connect NODE", "Join it again", (*substrate.Lab).ConnectNode),
+		o.reboot(),
 	)
 	return cmd
 }

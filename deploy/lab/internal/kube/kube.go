@@ -219,12 +219,21 @@ func (c *Client) list(ctx context.Context, path string, into any) error {
 
 // Apply applies manifests with the lab's kubectl.
 func Apply(ctx context.Context, kubectl, kubeconfig string, manifests []byte) error {
-	cmd := exec.CommandContext(ctx, kubectl, "--kubeconfig", kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", "-")
-	cmd.Stdin = bytes.NewReader(manifests)
+	return run(ctx, kubectl, kubeconfig, manifests, "apply", "--server-side", "--force-conflicts", "-f", "-")
+}
+
+// Delete deletes an object; one that is not there is fine.
+func Delete(ctx context.Context, kubectl, kubeconfig, kind, namespace, name string) error {
+	return run(ctx, kubectl, kubeconfig, nil, "delete", kind, name, "--namespace", namespace, "--ignore-not-found", "--request-timeout=30s")
+}
+
+func run(ctx context.Context, kubectl, kubeconfig string, stdin []byte, args ...string) error {
+	cmd := exec.CommandContext(ctx, kubectl, append([]string{"--kubeconfig", kubeconfig}, args...)...)
+	cmd.Stdin = bytes.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("kubectl apply: %w: %s", err, strings.TrimSpace(stderr.String()))
+		return fmt.Errorf("kubectl %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
 	}
 	return nil
 }

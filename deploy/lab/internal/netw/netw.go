@@ -6,6 +6,7 @@ package netw
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,6 +28,9 @@ const (
 	nsDir = "/run/netns"
 	// nodeLink is the name of a node's link inside its namespace.
 	nodeLink = "eth0"
+
+	// MTU of every link.
+	MTU = 1500
 )
 
 // NSPath is the path of the namespace of a node.
@@ -143,6 +147,27 @@ func SetLink(node string, up bool) error {
 	return netlink.LinkSetDown(link)
 }
 
+// SetNodeMTU sets what a node believes its uplink can take.
+func SetNodeMTU(node string, mtu int) error {
+	return in(node, func(h *netlink.Handle) error {
+		link, err := h.LinkByName(nodeLink)
+		if err != nil {
+			return err
+		}
+		return h.LinkSetMTU(link, mtu)
+	})
+}
+
+// SetPathMTU sets what passes between the bridge and a node, which the node does
+// not see.
+func SetPathMTU(node string, mtu int) error {
+	link, err := netlink.LinkByName(linkName(node))
+	if err != nil {
+		return fmt.Errorf("link of %s: %w", node, err)
+	}
+	return netlink.LinkSetMTU(link, mtu)
+}
+
 // AddRoute sends what a node has for cidr to another node.
 func AddRoute(node, cidr, via string) error {
 	_, dst, err := net.ParseCIDR(cidr)
@@ -172,31 +197,50 @@ func Found() (links, namespaces []string, err error) {
 	return links, namespaces, err
 }
 
-// RemoveAll takes away every link and namespace of the lab.
+// RemoveAll takes away every link, namespace and rule of the lab.
 func RemoveAll() error {
 	links, namespaces, err := Found()
-	errs := []error{err}
+	errs := []error{err, removeBlocks()}
 	for _, n := range namespaces {
-		path := filepath.Join(nsDir, n)
-		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", path, err))
-		}
-		errs = append(errs, os.Remove(path))
+		errs = append(errs, removeNS(n))
 	}
 	for _, n := range links {
-		link, err := netlink.LinkByName(n)
-		if isNotFound(err) {
-			continue
-		}
-		if err == nil {
-			err = netlink.LinkDel(link)
-		}
-		// A link goes with its namespace at any moment.
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, fmt.Errorf("delete link %s: %w", n, err))
-		}
+		errs = append(errs, removeLink(n))
 	}
 	return errors.Join(errs...)
+}
+
+// RemoveNode takes a node's namespace away with all that is in it: its link,
+// devices, addresses, routes and rules. What runs there must have ended.
+func RemoveNode(node string) error {
+	return errors.Join(removeNS(linkName(node)), removeLink(linkName(node)))
+}
+
+// removeNS takes a name away, and with the last name the namespace.
+func removeNS(name string) error {
+	path := filepath.Join(nsDir, name)
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func removeLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if isNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	// A link goes with its namespace at any moment.
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
 }
 
 func ensureNS(node string) error {

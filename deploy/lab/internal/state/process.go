@@ -17,6 +17,10 @@ import (
 // the state directory as its value. It finds them when state.json is lost.
 const Marker = "PORTCULLIS_LAB_OF"
 
+// GuestMarker is carried, in its place, by what only uses the lab and is to go
+// with it: the demo's Temporal and Portcullis. `up` leaves them alone.
+const GuestMarker = "PORTCULLIS_LAB_GUEST_OF"
+
 // Process is one process, told from any later one with the same number by its start time.
 type Process struct {
 	PID int `json:"pid"`
@@ -76,11 +80,11 @@ func End(ps []Process, grace time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// Marked are all processes that carry the marker of the lab in dir, but not
-// this process and those that it was started by.
+// Marked are all processes that carry the marker of the lab in dir, or of its
+// guests, but not this process and those that it was started by.
 func Marked(dir string) []Process {
-	want := []byte(Marker + "=" + dir)
-	return withEnvironment(func(e []byte) bool { return bytes.Equal(e, want) })
+	own, guest := []byte(Marker+"="+dir), []byte(GuestMarker+"="+dir)
+	return withEnvironment(func(e []byte) bool { return bytes.Equal(e, own) || bytes.Equal(e, guest) })
 }
 
 // MarkedOthers are the processes of all labs but the one in dir.
@@ -117,7 +121,8 @@ func withEnvironment(match func(variable []byte) bool) []Process {
 // Strays are processes of the lab in dir that are neither known nor descend from a known one.
 func Strays(dir string, known map[int]bool) []Process {
 	var out []Process
-	for _, p := range Marked(dir) {
+	own := []byte(Marker + "=" + dir)
+	for _, p := range withEnvironment(func(e []byte) bool { return bytes.Equal(e, own) }) {
 		related := false
 		for a := range ancestors(p.PID) {
 			related = related || known[a]
@@ -140,6 +145,9 @@ func PIDs() []int {
 	}
 	return out
 }
+
+// Descends says that a process is another, or was started by it or by one of its descendants.
+func Descends(pid, from int) bool { return ancestors(pid)[from] }
 
 func ancestors(pid int) map[int]bool {
 	out := map[int]bool{}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"portcullis.dev/portcullis/deploy/lab/internal/fault"
 	"portcullis.dev/portcullis/deploy/lab/internal/topology"
 )
 
@@ -32,6 +33,8 @@ type Data struct {
 	Dirs []string `json:"dirs"`
 	// Images are the references that change with every build.
 	Images Images `json:"images"`
+	// Faults are in force.
+	Faults []fault.Fault `json:"faults,omitempty"`
 }
 
 // Record is a process with what it takes to start it again.
@@ -111,7 +114,7 @@ func (s *Store) Get() Data {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.data
-	d.Dirs = slices.Clone(d.Dirs)
+	d.Dirs, d.Faults = slices.Clone(d.Dirs), slices.Clone(d.Faults)
 	d.Processes = make(map[string]Record, len(s.data.Processes))
 	for k, v := range s.data.Processes {
 		d.Processes[k] = v

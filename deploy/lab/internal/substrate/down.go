@@ -141,6 +141,13 @@ func Leftovers(stateDir string) []string {
 	}
 	add("link", links...)
 	add("network namespace", namespaces...)
+	blocking, err := netw.Blocking()
+	if err != nil {
+		add("unknown rules:", err.Error())
+	}
+	if blocking {
+		add("rules", "that block packets on the bridge")
+	}
 	groups, err := cgroup.Found(scope(stateDir))
 	if err != nil {
 		add("unknown control groups:", err.Error())

@@ -308,6 +308,13 @@ func bridgeRoutes(c topology.PlannedCluster) error {
 		return nil
 	}
 	for _, from := range c.NodeList {
+		there, err := hasNetwork(from.Name)
+		if err != nil {
+			return err
+		}
+		if !there {
+			continue // it is off, and gets its routes when it boots
+		}
 		for _, to := range c.NodeList {
 			if from.Name == to.Name {
 				continue

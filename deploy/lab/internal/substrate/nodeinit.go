@@ -58,6 +58,9 @@ func layOut(node, dir string) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
+	if err := newBoot(); err != nil {
+		return err
+	}
 	if err := mountSys(); err != nil {
 		return err
 	}
@@ -66,6 +69,20 @@ func layOut(node, dir string) error {
 		return fmt.Errorf("make mounts shared: %w", err)
 	}
 	return nil
+}
+
+// newBoot gives the node a boot ID of its own, by which kubelet and whoever asks
+// the API server know that it has booted again.
+func newBoot() error {
+	const file = "/run/boot_id"
+	id, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, id, 0o444); err != nil {
+		return err
+	}
+	return bind(file, "/proc/sys/kernel/random/boot_id")
 }
 
 // mountSys mounts a /sys that shows this network namespace's links, with the

@@ -54,6 +54,9 @@ func Status(ctx context.Context, stateDir string, w io.Writer) error {
 	}
 	u := Measure(stateDir)
 	fmt.Fprintf(w, "\n%d processes, %d MiB resident (%d MiB without what they share)\nimages %s %s\n", u.Processes, u.RSS>>20, u.PSS>>20, d.Images.Portcullis, d.Images.Workload)
+	for _, f := range d.Faults {
+		fmt.Fprintf(w, "fault in force: %s\n", f)
+	}
 	if len(bad) > 0 {
 		return fmt.Errorf("not all is well:\n  %s\n`lab up` repairs what does not run", strings.Join(bad, "\n  "))
 	}

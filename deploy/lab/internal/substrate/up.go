@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"portcullis.dev/portcullis/deploy/lab/internal/fault"
 	"portcullis.dev/portcullis/deploy/lab/internal/netw"
 	"portcullis.dev/portcullis/deploy/lab/internal/state"
 	"portcullis.dev/portcullis/deploy/lab/internal/topology"
@@ -26,7 +27,7 @@ var ErrOtherTopology = errors.New("a lab with another topology is up here; `lab 
 var kubernetesPrograms = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}
 
 // Up starts the lab. What runs already is left alone, so it repairs a lab that
-// has lost a part of itself.
+// has lost a part of itself. Faults are cleared.
 func (l *Lab) Up(ctx context.Context, t topology.Topology, b Built) error {
 	plan := t.Plan()
 	if len(l.plan.Clusters) > 0 && !reflect.DeepEqual(l.plan, plan) {
@@ -55,6 +56,15 @@ func (l *Lab) Up(ctx context.Context, t topology.Topology, b Built) error {
 		return err
 	}
 	l.Log("network and etcd are up")
+	// A node that is off is started below, like one that was killed.
+	if err := l.store.Update(func(d *state.Data) {
+		d.Faults = slices.DeleteFunc(d.Faults, func(f fault.Fault) bool { return f.Kind == fault.Power })
+	}); err != nil {
+		return err
+	}
+	if err := l.clearOf(ctx, "", fault.Block, fault.MTU, fault.Module, fault.Port, fault.CNIReadOnly); err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, c := range plan.Clusters {
 		g.Go(func() error {
@@ -185,7 +195,10 @@ func (l *Lab) upCluster(ctx context.Context, c topology.PlannedCluster, b Built)
 		if err := l.upControllers(c); err != nil {
 			return err
 		}
-		return l.applyAddons(gctx, c, b)
+		if err := l.applyAddons(gctx, c, b); err != nil {
+			return err
+		}
+		return l.clearOf(gctx, c.Name, fault.Budget)
 	})
 	for _, n := range c.NodeList {
 		g.Go(func() error { return l.upNode(gctx, n, b) })
@@ -212,7 +225,10 @@ func (l *Lab) upNode(ctx context.Context, n topology.Node, b Built) error {
 	if err := l.upRuntime(ctx, n, b); err != nil {
 		return err
 	}
-	return l.importOwn(ctx, n, b.Own)
+	if err := l.importOwn(ctx, n, b.Own); err != nil {
+		return err
+	}
+	return l.clearOf(ctx, n.Name, fault.Calico)
 }
 
 // waitReady waits for all nodes, and for all pods of the system's own namespace.
