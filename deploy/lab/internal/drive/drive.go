@@ -151,7 +151,7 @@ func (p *Portcullis) spawn(name, bin string, args ...string) (*Process, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if p.Keep {
 		cmd.SysProcAttr.Pdeathsig = 0
-		cmd.Env = append(cmd.Env, state.Marker+"="+p.LabDir)
+		cmd.Env = append(cmd.Env, state.GuestMarker+"="+p.LabDir)
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

@@ -89,6 +89,9 @@ func TestProcessIdentity(t *testing.T) {
 			t.Fatal("the marked process was not found")
 		}
 	}
+	if !slices.Contains(Strays("/the/lab", nil), p) || slices.Contains(Strays("/the/lab", map[int]bool{p.PID: true}), p) {
+		t.Error("a process of the lab is a stray where it is not recorded, and only there")
+	}
 	if slices.Contains(Marked("/the"), p) {
 		t.Error("a process of another lab was found")
 	}
@@ -98,6 +101,28 @@ func TestProcessIdentity(t *testing.T) {
 	<-done
 	if p.Alive() {
 		t.Error("still alive")
+	}
+}
+
+// What only uses the lab goes with it, and is not taken for a leftover of it.
+func TestGuestsAreNoStrays(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	cmd.Env = append(os.Environ(), GuestMarker+"=/the/lab")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
+	p, err := Identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(5 * time.Second); !slices.Contains(Marked("/the/lab"), p); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the guest would not go with the lab")
+		}
+	}
+	if slices.Contains(Strays("/the/lab", nil), p) {
+		t.Error("a guest is ended as a stray")
 	}
 }
 
