@@ -200,11 +200,20 @@ func (l *Lab) writeNodeConfig(n topology.Node) error {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(file, content, 0o644); err != nil {
+		if err := writeChanged(file, content); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeChanged leaves a file alone that is right already: kube-proxy ends itself
+// when somebody writes its configuration.
+func writeChanged(file string, content []byte) error {
+	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, content) {
+		return nil
+	}
+	return os.WriteFile(file, content, 0o644)
 }
 
 func (l *Lab) installBridgePlugins(n topology.Node) error {

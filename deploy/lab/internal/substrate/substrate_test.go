@@ -137,6 +137,29 @@ func TestPollSaysWhatWasLastWrong(t *testing.T) {
 	}
 }
 
+func TestWriteChanged(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f")
+	past := time.Unix(1, 0)
+	for content, change := range map[string]bool{"a": false, "b": true} {
+		if err := os.WriteFile(file, []byte("a"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(file, past, past); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeChanged(file, []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		fi, err := os.Stat(file)
+		if err != nil || fi.ModTime().Equal(past) == change {
+			t.Errorf("%q over a: written at %v, %v", content, fi.ModTime(), err)
+		}
+		if got, err := os.ReadFile(file); err != nil || string(got) != content {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+}
+
 func TestField(t *testing.T) {
 	if got := field("Rss:        12 kB\nPss:   5 kB\n", "Pss:"); got != 5<<10 {
 		t.Errorf("got %d", got)
