@@ -18,8 +18,17 @@ import (
 	"portcullis.dev/portcullis/deploy/lab/internal/simfleet"
 )
 
+// simulatedClusters may be set to fewer, to try the benchmark itself.
+var simulatedClusters = count("PORTCULLIS_BENCH_CLUSTERS", 1000)
+
+func count(variable string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil && n > 0 {
+		return n
+	}
+	return otherwise
+}
+
 const (
-	simulatedClusters = 1000
 	// mostOwn, mostEventsEach and mostEvents are the limits of the figure.
 	mostOwn        = 60 * time.Second
 	mostEventsEach = 30
@@ -223,11 +232,16 @@ func shareAgent(b *testing.B) {
 		if err != nil || !d.IsDir() || !strings.Contains(path, "/pod"+uid) {
 			return nil // groups come and go
 		}
-		for file, unlimited := range map[string]string{"memory.limit_in_bytes": "-1", "memory.max": "max"} {
-			file = filepath.Join(path, file)
-			if _, err := os.Stat(file); err == nil {
-				lifted++
-				return os.WriteFile(file, []byte(unlimited), 0)
+		for _, limit := range [][2]string{
+			{"memory.memsw.limit_in_bytes", "-1"}, {"memory.limit_in_bytes", "-1"}, {"memory.max", "max"},
+		} {
+			file := filepath.Join(path, limit[0])
+			if _, err := os.Stat(file); err != nil {
+				continue
+			}
+			lifted++
+			if err := os.WriteFile(file, []byte(limit[1]), 0); err != nil {
+				return err
 			}
 		}
 		return nil

@@ -28,7 +28,7 @@ const (
 	// syncWithin bounds the first listing of the agents' watches.
 	syncWithin = time.Minute
 	// objectsEach is how many objects an agent says that a bundle has.
-	objectsEach = 5
+	objectsEach = 6
 )
 
 // agents are the Fleet agents of all simulated clusters. Each of them sees only
