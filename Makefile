@@ -58,7 +58,7 @@ demo-down: build-lab ## Remove the demo and the lab
 	$(LAB) down
 
 ##@ Test
-.PHONY: test test-unit test-e2e bench fuzz
+.PHONY: test test-unit test-e2e test-faults bench fuzz
 test: lab-build test-unit test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
 
 test-unit: ## Unit, property, workflow and replay tests, with the race detector
@@ -68,6 +68,10 @@ test-e2e: build-lab ## End-to-end tests on the lab (starts it, and takes it down
 	$(LAB) build
 	$(MAKE) --no-print-directory build build-dev
 	cd deploy/lab && go test -count=1 -timeout 60m -v ./e2e
+
+test-faults: build-lab ## Break the lab's Canal cluster in every way and see it repaired (starts it, and takes it down again)
+	$(LAB) build
+	cd deploy/lab && PORTCULLIS_LAB_FAULTS=1 go test -count=1 -timeout 40m -v ./faults
 
 bench: build-lab ## Measure the figures of docs/figures.md, each beside what it is compared with
 	$(LAB) build
