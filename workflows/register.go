@@ -8,10 +8,12 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/deliver"
+	checks "portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/ops"
+	"portcullis.dev/portcullis/workflows/preflight"
 	"portcullis.dev/portcullis/workflows/promote"
 	"portcullis.dev/portcullis/workflows/rollout"
 	"portcullis.dev/portcullis/workflows/verifyclusters"
@@ -28,6 +30,7 @@ func Register(r worker.WorkflowRegistry) {
 		contract.InventoryWorkflow: ops.Inventory,
 		contract.AgentWorkflow:     ops.Agent,
 		contract.HoldWorkflow:      ops.Hold,
+		contract.PreflightWorkflow: preflight.Run,
 	} {
 		r.RegisterWorkflowWithOptions(run, workflow.RegisterOptions{Name: name})
 	}
@@ -35,16 +38,17 @@ func Register(r worker.WorkflowRegistry) {
 
 // Activities are the structs whose methods are registered.
 type Activities struct {
-	Source  *source.Activities
-	Deliver *deliver.Activities
-	Verify  *verify.Activities
+	Source    *source.Activities
+	Deliver   *deliver.Activities
+	Verify    *verify.Activities
+	Preflight *checks.Activities
 }
 
 // RegisterActivities registers every activity, named <package>.<Method>. Exported
 // methods that are no activities, such as those that hand out metrics, are
 // passed over; a test makes sure that no activity is.
 func RegisterActivities(r worker.ActivityRegistry, a Activities) {
-	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify} {
+	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify, "preflight.": a.Preflight} {
 		r.RegisterActivityWithOptions(methods, activity.RegisterOptions{Name: prefix, SkipInvalidStructFunctions: true})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/testsuite"
 
 	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/workflows"
@@ -25,6 +26,7 @@ var names = map[string]map[string]bool{
 	"verify": {
 		contract.ActEnsureAgent: true, contract.ActRemoveAgent: true, contract.ActAgentStatus: true, contract.ActMeasure: true,
 	},
+	"preflight": {contract.ActPreflight: true},
 }
 
 // Every name that is called exists, with the same signature in the model that
@@ -32,9 +34,11 @@ var names = map[string]map[string]bool{
 func TestActivityNames(t *testing.T) {
 	real := map[string]reflect.Type{
 		"source": reflect.TypeFor[*source.Activities](), "deliver": reflect.TypeFor[*deliver.Activities](), "verify": reflect.TypeFor[*verify.Activities](),
+		"preflight": reflect.TypeFor[*preflight.Activities](),
 	}
 	model := map[string]reflect.Type{
 		"source": reflect.TypeFor[*world.Source](), "deliver": reflect.TypeFor[*world.Deliver](), "verify": reflect.TypeFor[*world.Verify](),
+		"preflight": reflect.TypeFor[*world.Preflight](),
 	}
 	for pkg, wanted := range names {
 		found := map[string]bool{}
@@ -73,5 +77,5 @@ func TestRegister(t *testing.T) {
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestWorkflowEnvironment()
 	workflows.Register(env)
-	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}})
+	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}, Preflight: &preflight.Activities{}})
 }

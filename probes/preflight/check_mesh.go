@@ -134,8 +134,19 @@ func (j *judging) path(p Path) finding {
 			f.status = Unsure
 		}
 	}
-	f.more = j.pairLines(facts)
+	if f.status != Pass {
+		f.more = cutLines(append(j.absentLines(), j.pairLines(facts)...))
+	}
 	return f
+}
+
+// absentLines names the nodes that took no part.
+func (j *judging) absentLines() []string {
+	var out []string
+	for _, n := range slices.Sorted(maps.Keys(j.mesh.Absent)) {
+		out = append(out, n+" took no part: "+j.mesh.Absent[n])
+	}
+	return cutLines(out)
 }
 
 // maxLines bounds the lines below a check.
@@ -222,6 +233,7 @@ func (j *judging) pathMTU() finding {
 	default:
 		return pass("%s and pass in all %d directions", text, j.mesh.Pairs)
 	}
+	f.more = j.absentLines()
 	for _, p := range j.mesh.MTU.Narrow {
 		if p.MTU < want {
 			f.more = append(f.more, strings.TrimSpace(fmt.Sprintf("%s -> %s: %s %s", p.From, p.To, mtuWord(p.MTU), p.Detail)))

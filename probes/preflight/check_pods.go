@@ -52,7 +52,7 @@ var podChecks = []Check{
 		Why:       "What is in an emptyDir is lost when a drain moves the pod.",
 		Threshold: "none", Source: "kubectl drain", Remedy: "see that the data can be lost, or move in place",
 		cluster: one(func(j *judging) finding {
-			return j.podsThat("with an emptyDir or hostPath for data", func(p *Pod) bool { return p.LocalData && !p.Mirror && p.Controller != "DaemonSet" })
+			return j.podsThat("with an emptyDir", func(p *Pod) bool { return p.LocalData && !p.Mirror && p.Controller != "DaemonSet" })
 		}),
 	},
 	{

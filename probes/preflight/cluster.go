@@ -1,5 +1,7 @@
 package preflight
 
+import "net/netip"
+
 // ClusterFacts are what the API server says.
 type ClusterFacts struct {
 	Name       string              `json:"name"`
@@ -174,3 +176,19 @@ const (
 	DefaultPort      = 4789
 	DefaultBlockSize = 26
 )
+
+// IPv4 is the first IPv4 address, or "".
+func IPv4(addresses []string) string {
+	for _, a := range addresses {
+		if addr, err := netip.ParseAddr(a); err == nil && addr.Is4() {
+			return a
+		}
+	}
+	return ""
+}
+
+// ValidCIDR says whether text is an IPv4 network.
+func ValidCIDR(text string) bool {
+	p, err := netip.ParsePrefix(text)
+	return err == nil && p.Addr().Is4()
+}

@@ -37,17 +37,19 @@ type NodeFacts struct {
 	SysctlFiles    Fact[map[string]string] `json:"sysctlFiles"`
 	NetworkManager Fact[NetworkManager]    `json:"networkManager"`
 	// Services maps firewalld and nm-cloud-setup to what the node does with them.
-	Services   Fact[map[string]ServiceState] `json:"services"`
-	CPU        Fact[CPU]                     `json:"cpu"`
-	Memory     Fact[Memory]                  `json:"memory"`
-	Disks      Fact[[]Disk]                  `json:"disks"`
-	ClockSkew  Fact[time.Duration]           `json:"clockSkew"`
-	Ports      Fact[[]PortUse]               `json:"ports"`
-	CNI        Fact[CNIDir]                  `json:"cni"`
-	SubnetEnv  Fact[SubnetEnv]               `json:"subnetEnv"`
-	Links      Fact[[]Link]                  `json:"links"`
-	Routes     Fact[[]Route]                 `json:"routes"`
-	MeasuredIn time.Duration                 `json:"measuredIn,omitempty"`
+	Services  Fact[map[string]ServiceState] `json:"services"`
+	CPU       Fact[CPU]                     `json:"cpu"`
+	Memory    Fact[Memory]                  `json:"memory"`
+	Disks     Fact[[]Disk]                  `json:"disks"`
+	ClockSkew Fact[time.Duration]           `json:"clockSkew"`
+	Ports     Fact[[]PortUse]               `json:"ports"`
+	CNI       Fact[CNIDir]                  `json:"cni"`
+	SubnetEnv Fact[SubnetEnv]               `json:"subnetEnv"`
+	Links     Fact[[]Link]                  `json:"links"`
+	Routes    Fact[[]Route]                 `json:"routes"`
+	// KubeProxy is the mode that kube-proxy on the node tells, or empty.
+	KubeProxy  string        `json:"kubeProxy,omitempty"`
+	MeasuredIn time.Duration `json:"measuredIn,omitempty"`
 }
 
 // ModuleState says where a kernel module is.

@@ -222,6 +222,35 @@ func (r *Report) Trim() {
 	})
 }
 
+// Resolve fills in what a target leaves open, as Judge does.
+func Resolve(cluster *ClusterFacts, nodes []NodeFacts, target Target) Target {
+	return (&judging{cluster: cluster, nodes: nodes}).resolve(target)
+}
+
+// Sizes are the packets that the path between nodes is tried with: what the
+// target needs, what the nodes' interfaces carry, and some below, to tell how
+// much passes where that does not.
+func Sizes(cluster *ClusterFacts, nodes []NodeFacts, target Target) []int {
+	t := Resolve(cluster, nodes, target)
+	sizes := []int{1280, 1350, 1400, 1450, 1500}
+	if t.MTU > 0 {
+		sizes = append(sizes, t.MTU+overhead(t.Encapsulation))
+	}
+	for i := range nodes {
+		for _, l := range nodes[i].Links.Value {
+			if l.Kind != "vxlan" && len(underlays([]Link{l})) > 0 && len(sizes) < 2*maxSizes {
+				sizes = append(sizes, l.MTU)
+			}
+		}
+	}
+	slices.Sort(sizes)
+	sizes = slices.DeleteFunc(slices.Compact(sizes), func(s int) bool { return s < 576 || s > 65535 })
+	return sizes[:min(len(sizes), maxSizes)]
+}
+
+// maxSizes bounds how many sizes are tried.
+const maxSizes = 12
+
 // resolve fills in what a target leaves open from what runs, or from Calico's defaults.
 func (j *judging) resolve(t Target) Target {
 	if t.Version == "" {

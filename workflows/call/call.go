@@ -9,9 +9,11 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/deliver"
+	checks "portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/options"
@@ -118,6 +120,13 @@ func AgentStatus(ctx workflow.Context, cluster rancher.Cluster) (verify.Agents, 
 func Measure(ctx workflow.Context, in verify.Input) (probes.Evidence, error) {
 	ctx = options.Measure(ctx, expected(in), fmt.Sprintf("%s %s", in.Mode, in.Cluster.Name))
 	return get[probes.Evidence](ctx, contract.ActMeasure, in)
+}
+
+// Preflight checks whether one cluster can take the Calico that is wanted. Its
+// node agents must be there.
+func Preflight(ctx workflow.Context, in checks.Input) (preflight.Report, error) {
+	ctx = options.Measure(ctx, options.PreflightTime, "preflight "+in.Cluster.Name)
+	return get[preflight.Report](ctx, contract.ActPreflight, in)
 }
 
 // expected is how long a measurement takes when nothing is in its way.

@@ -18,4 +18,6 @@ const (
 	ActRemoveAgent = "verify.RemoveAgent"
 	ActAgentStatus = "verify.AgentStatus"
 	ActMeasure     = "verify.Measure"
+
+	ActPreflight = "preflight.Check"
 )

@@ -24,6 +24,7 @@ const (
 	InventoryWorkflow = "Inventory"
 	AgentWorkflow     = "Agent"
 	HoldWorkflow      = "Hold"
+	PreflightWorkflow = "Preflight"
 )
 
 // RolloutID is the workflow ID of a pipeline's rollout: a second one is refused by Temporal.

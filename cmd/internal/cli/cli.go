@@ -101,11 +101,11 @@ pipeline requires, and the people who must agree have agreed. Otherwise the last
 	}
 	root.CompletionOptions.HiddenDefaultCmd = false
 	a.flags.add(root.PersistentFlags())
-	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json; junit too where a verb says so")
 	root.PersistentPreRunE = a.checkOutput
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddGroup(&cobra.Group{ID: "use", Title: "For people and CI:"}, &cobra.Group{ID: "run", Title: "To run Portcullis:"})
-	grouped(root, "use", a.pipelineCommand(), a.rolloutCommand(), a.probeCommand(), a.clustersCommand())
+	grouped(root, "use", a.pipelineCommand(), a.rolloutCommand(), a.probeCommand(), a.preflightCommand(), a.clustersCommand())
 	grouped(root, "run", a.serverCommand(), a.agentCommand(), a.nodeCommand())
 	if a.DevServer != nil {
 		grouped(root, "run", a.temporalCommand())
@@ -122,6 +122,9 @@ func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {
 }
 
 func (a *app) checkOutput(cmd *cobra.Command, _ []string) error {
+	if a.output == "junit" && cmd.Annotations[junitOutput] != "" {
+		return nil
+	}
 	if a.output != "text" && a.output != "json" {
 		given := a.output
 		a.output = "text"

@@ -13,6 +13,7 @@ import (
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/cmd/internal/config"
+	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
@@ -28,6 +29,8 @@ const (
 	exitDenied      = 7
 	exitUnavailable = 8
 	exitNotPassed   = 9
+	exitPreflight   = 10
+	exitUnknown     = 11
 	exitInterrupted = 130
 )
 
@@ -45,6 +48,8 @@ var exitTable = []struct {
 	{exitDenied, "credentials are refused, or a certificate does not verify"},
 	{exitUnavailable, "Temporal, the daemon, Rancher or a cluster did not answer in time"},
 	{exitNotPassed, "it ended without success: rolled back, rejected, aborted, failed; or probes did not pass"},
+	{exitPreflight, "a preflight found something that must be mended first"},
+	{exitUnknown, "a preflight could not find out everything that must be known; nothing that it found failed"},
 	{exitInterrupted, "interrupted; a rollout goes on without the command that watched it"},
 }
 
@@ -102,6 +107,7 @@ func classify(err error) (int, string) {
 		usage  usageError
 		file   config.Errors
 		ended  notPassed
+		checks preflightEnded
 		absent *serviceerror.NotFound
 		wrong  *serviceerror.InvalidArgument
 		path   *fs.PathError
@@ -119,6 +125,10 @@ func classify(err error) (int, string) {
 		return exitInvalid, errs.TypeInvalid
 	case errors.As(err, &ended):
 		return exitNotPassed, "NotPassed"
+	case errors.As(err, &checks) && checks.status == preflight.Fail:
+		return exitPreflight, "PreflightFailed"
+	case errors.As(err, &checks):
+		return exitUnknown, "PreflightUnknown"
 	case errors.As(err, &absent), errors.As(err, &path) && errors.Is(err, fs.ErrNotExist):
 		return exitNotFound, errs.TypeNotFound
 	case errors.As(err, &path):

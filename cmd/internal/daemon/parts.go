@@ -8,6 +8,7 @@ import (
 
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/cmd/internal/config"
@@ -36,6 +37,7 @@ func build(cfg config.Server, version string) (*Parts, error) {
 			PullPolicy:       cfg.Agent.PullPolicy,
 			ImagePullSecrets: cfg.Agent.ImagePullSecrets,
 		}, client),
+		Preflight: preflight.New(preflight.Config{Namespace: cfg.Agent.Namespace}, client),
 	}
 	return &Parts{
 		Rancher: typed{client},

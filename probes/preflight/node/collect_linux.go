@@ -99,6 +99,7 @@ func (c *collector) collect(ctx context.Context, progress func(done, total int))
 		func() { set(&f.SubnetEnv, c.subnetEnv) },
 		func() { set(&f.Links, links) },
 		func() { set(&f.Routes, routes) },
+		func() { f.KubeProxy = proxyMode(ctx) },
 	}
 	var done atomic.Int64
 	var running sync.WaitGroup

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -359,4 +361,29 @@ func (c *collector) subnetEnv() (preflight.SubnetEnv, error) {
 		return preflight.SubnetEnv{}, err
 	}
 	return parseSubnetEnv(text)
+}
+
+// proxyLimit bounds asking kube-proxy, on the node itself.
+const proxyLimit = time.Second
+
+var proxyModes = []string{"iptables", "ipvs", "nftables", "kernelspace"}
+
+// proxyMode asks the node's kube-proxy for its mode; "" where it does not tell.
+func proxyMode(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, proxyLimit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:10249/proxyMode", nil)
+	if err != nil {
+		return ""
+	}
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 64))
+	if mode := strings.TrimSpace(string(text)); err == nil && slices.Contains(proxyModes, mode) {
+		return mode
+	}
+	return ""
 }

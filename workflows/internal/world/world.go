@@ -131,6 +131,7 @@ func (w *World) Register(r worker.ActivityRegistry) {
 	r.RegisterActivityWithOptions(&Source{w}, activity.RegisterOptions{Name: "source."})
 	r.RegisterActivityWithOptions(&Deliver{w}, activity.RegisterOptions{Name: "deliver."})
 	r.RegisterActivityWithOptions(&Verify{w}, activity.RegisterOptions{Name: "verify."})
+	r.RegisterActivityWithOptions(&Preflight{w}, activity.RegisterOptions{Name: "preflight."})
 }
 
 // Live is the revision that a GitRepo has live.

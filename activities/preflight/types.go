@@ -1,0 +1,34 @@
+// Package preflight holds the activity that checks whether a cluster can take
+// Calico: it asks the API server and the node agents, lets the nodes send each
+// other packets, and has package probes/preflight judge what was found.
+package preflight
+
+import (
+	"time"
+
+	"portcullis.dev/portcullis/probes/preflight"
+	"portcullis.dev/portcullis/rancher"
+)
+
+// Input asks for the preflight of one cluster. Its node agents must be there.
+type Input struct {
+	Cluster rancher.Cluster  `json:"cluster"`
+	Target  preflight.Target `json:"target"`
+	// AtOnce bounds the agents that are asked at the same time; 0 means 100.
+	AtOnce int `json:"atOnce,omitempty"`
+	// PacketTimeout is how long silence is waited for; 0 means one second.
+	PacketTimeout time.Duration `json:"packetTimeout,omitempty"`
+}
+
+// Progress is the heartbeat, for people.
+type Progress struct {
+	// Phase is cluster, nodes, packets or judging.
+	Phase string `json:"phase"`
+	// Ready of Total nodes, or rounds of packets, are through.
+	Ready   int    `json:"ready"`
+	Total   int    `json:"total"`
+	Cluster string `json:"cluster,omitempty"`
+	// Waiting says what did not answer.
+	Waiting   string    `json:"waiting,omitempty"`
+	StartedAt time.Time `json:"startedAt"`
+}

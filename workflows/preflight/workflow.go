@@ -1,0 +1,145 @@
+// Package preflight checks clusters before Calico comes to them.
+package preflight
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"go.temporal.io/sdk/workflow"
+
+	"portcullis.dev/portcullis/activities/errs"
+	checks "portcullis.dev/portcullis/activities/preflight"
+	"portcullis.dev/portcullis/probes/preflight"
+	"portcullis.dev/portcullis/rancher"
+	"portcullis.dev/portcullis/workflows/call"
+	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/options"
+	"portcullis.dev/portcullis/workflows/story"
+)
+
+// maxResult bounds a result, in bytes of JSON: Temporal takes two million.
+const maxResult = 3 << 19
+
+// Run checks the clusters that are named. One that cannot be checked does not stop
+// the others: it has an error in the result.
+func Run(ctx workflow.Context, in contract.PreflightInput) (contract.PreflightResult, error) {
+	out := contract.PreflightResult{Status: preflight.Pass, Clusters: map[string]contract.ClusterPreflight{}}
+	inventory, err := call.Clusters(ctx)
+	if err != nil {
+		return out, story.Final(err)
+	}
+	clusters, err := named(inventory, in)
+	if err != nil {
+		return out, err
+	}
+	slots := workflow.NewSemaphore(ctx, options.ClustersAtOnce)
+	group := workflow.NewWaitGroup(ctx)
+	for _, c := range clusters {
+		group.Add(1)
+		workflow.GoNamed(ctx, "preflight "+c.Name, func(ctx workflow.Context) {
+			defer group.Done()
+			if slots.Acquire(ctx, 1) != nil {
+				return
+			}
+			defer slots.Release(1)
+			report, err := Cluster(ctx, checks.Input{Cluster: c, Target: in.Target, AtOnce: in.AtOnce, PacketTimeout: in.PacketTimeout})
+			found := contract.ClusterPreflight{Report: report}
+			if err != nil {
+				found = contract.ClusterPreflight{Error: story.Reason(err), ErrorType: errs.TypeOf(err)}
+			}
+			out.Clusters[c.Name] = found
+			details(ctx, out.Clusters, len(clusters))
+		})
+	}
+	group.Wait(ctx)
+	if ctx.Err() != nil {
+		return out, ctx.Err()
+	}
+	out.Status = worst(out.Clusters)
+	return bound(out), nil
+}
+
+// Cluster checks one cluster, with node agents installed first. It is a step of
+// other workflows too. An error is that it could not be checked at all.
+func Cluster(ctx workflow.Context, in checks.Input) (*preflight.Report, error) {
+	if !in.Cluster.Connected {
+		return nil, errs.Unavailable("cluster %s is not connected: %s", in.Cluster.Name, cmp.Or(in.Cluster.Reason, "no reason given"))
+	}
+	if _, err := call.EnsureAgent(ctx, in.Cluster, options.AgentTimeout); err != nil {
+		// Nodes without an agent are unknown in the report; a cluster that takes
+		// longer than that for its agents is still worth a look.
+		if errs.TypeOf(err) != errs.TypeDeadline {
+			return nil, err
+		}
+	}
+	report, err := call.Preflight(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return &report, nil
+}
+
+func named(inventory []rancher.Cluster, in contract.PreflightInput) ([]rancher.Cluster, error) {
+	if in.All {
+		return inventory, nil
+	}
+	if len(in.Clusters) == 0 {
+		return nil, errs.Invalid("name the clusters, or ask for all")
+	}
+	out := make([]rancher.Cluster, 0, len(in.Clusters))
+	for _, name := range in.Clusters {
+		i := slices.IndexFunc(inventory, func(c rancher.Cluster) bool { return c.Name == name || c.ID == name })
+		if i < 0 {
+			return nil, errs.NotFound("cluster %s is not in the inventory", name)
+		}
+		if !slices.ContainsFunc(out, func(c rancher.Cluster) bool { return c.Name == inventory[i].Name }) {
+			out = append(out, inventory[i])
+		}
+	}
+	return out, nil
+}
+
+// severity orders statuses, the worst last.
+var severity = []preflight.Status{preflight.Pass, preflight.Warn, preflight.Unsure, preflight.Fail}
+
+func worst(clusters map[string]contract.ClusterPreflight) preflight.Status {
+	at := 0
+	for _, name := range workflow.DeterministicKeys(clusters) {
+		status := preflight.Unsure
+		if r := clusters[name].Report; r != nil {
+			status = r.Status
+		}
+		at = max(at, slices.Index(severity, status))
+	}
+	return severity[at]
+}
+
+// bound leaves out what passed where the result would not fit into a history.
+func bound(out contract.PreflightResult) contract.PreflightResult {
+	if b, err := json.Marshal(out); err == nil && len(b) <= maxResult {
+		return out
+	}
+	for _, name := range workflow.DeterministicKeys(out.Clusters) {
+		if r := out.Clusters[name].Report; r != nil {
+			r.Trim()
+		}
+	}
+	return out
+}
+
+// details show in the Temporal UI how far it is.
+func details(ctx workflow.Context, clusters map[string]contract.ClusterPreflight, total int) {
+	text := fmt.Sprintf("%d of %d clusters\n\n", len(clusters), total)
+	for _, name := range workflow.DeterministicKeys(clusters) {
+		c := clusters[name]
+		if c.Report == nil {
+			text += fmt.Sprintf("- **%s**: not checked: %s\n", name, c.Error)
+			continue
+		}
+		n := c.Report.Counts
+		text += fmt.Sprintf("- **%s**: %s (%d fail, %d unknown, %d warn, %d pass)\n", name, c.Report.Status, n.Fail, n.Unknown, n.Warn, n.Pass)
+	}
+	workflow.SetCurrentDetails(ctx, text)
+}
