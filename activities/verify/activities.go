@@ -38,6 +38,8 @@ type Activities struct {
 	connect func(clusterID string) (*connection, error)
 	metrics *metrics
 	now     func() time.Time
+	// opening has a place for each session with an agent that may be starting.
+	opening chan struct{}
 }
 
 // connection is what is needed of one cluster.
@@ -56,6 +58,7 @@ func New(config Config, clusters Clusters) *Activities {
 		connect: func(id string) (*connection, error) { return dial(clusters, id) },
 		metrics: newMetrics(),
 		now:     time.Now,
+		opening: make(chan struct{}, openAtOnce),
 	}
 }
 

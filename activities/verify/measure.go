@@ -126,7 +126,7 @@ func (m *measurement) run(ctx context.Context) (*probes.Evidence, error) {
 	if err != nil {
 		return m.giveUp(ctx, err)
 	}
-	p := &prober{exec: conn.exec, token: token(), timeout: m.settings.Timeout.Duration}
+	p := &prober{exec: conn.exec, token: token(), timeout: m.settings.Timeout.Duration, opening: m.opening}
 	defer p.close()
 	for {
 		r := m.round(ctx, v, p)

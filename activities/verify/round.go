@@ -21,6 +21,12 @@ const (
 	callSlack = 20 * time.Second
 	// witnessTimeout bounds a request to a witness.
 	witnessTimeout = 20 * time.Second
+	// openTimeout bounds the start of a session: an exec through Rancher, the API
+	// server, the kubelet and the container runtime.
+	openTimeout = time.Minute
+	// openAtOnce bounds how many sessions one daemon starts at the same time. What is
+	// on the way slows down under many at once, until all of them are too late.
+	openAtOnce = 32
 	// pairsPerTimeout is how many pairs an agent has under way at once.
 	pairsPerTimeout = 2000
 )
@@ -30,6 +36,8 @@ type prober struct {
 	exec    executor
 	token   string
 	timeout time.Duration
+	// opening has a place for each session that may be starting.
+	opening chan struct{}
 
 	sessions map[string]*session
 	// plan is the version of the plan that pairs belong to.
@@ -177,14 +185,38 @@ func (r *roundState) session(ctx context.Context, w *nodeWork) (*session, error)
 		return nil, fmt.Errorf("%s", w.missing)
 	}
 	r.mu.Lock()
+	s := r.sessions[w.agent.node]
+	r.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	s, err := r.open(ctx, w.agent)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.sessions == nil {
 		r.sessions = map[string]*session{}
 	}
-	s := r.sessions[w.agent.node]
-	if s == nil {
-		s = openSession(ctx, r.exec, w.agent)
-		r.sessions[w.agent.node] = s
+	r.sessions[w.agent.node] = s
+	return s, nil
+}
+
+// open starts a session and waits until the agent answers in it: a witness of no
+// pods is a greeting.
+func (r *roundState) open(ctx context.Context, a agent) (*session, error) {
+	select {
+	case r.opening <- struct{}{}:
+		defer func() { <-r.opening }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s := openSession(ctx, r.exec, a)
+	hello := &wire.Request{Version: wire.Version, Role: wire.RoleWitness, Session: r.token, Round: r.round}
+	if err := s.call(ctx, openTimeout, hello, func(*wire.Message) {}); err != nil {
+		go s.close()
+		return nil, err
 	}
 	return s, nil
 }
