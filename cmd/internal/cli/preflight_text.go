@@ -49,24 +49,47 @@ func reportText(w io.Writer, name string, r *preflight.Report, brief bool) {
 	}
 	fmt.Fprintln(w)
 	row(w, "STATUS", "CHECK", "NODES", "FOUND")
+	silent, alike := silentNodes(r), 0
 	for i := range r.Results {
 		res := &r.Results[i]
 		if res.Status == preflight.Pass && brief {
 			continue
 		}
-		row(w, string(res.Status), res.ID, nodesText(res.Nodes, r.Nodes), res.Measured)
-		if res.Status == preflight.Pass {
+		if res.ID != agentCheck && res.Status == preflight.Unsure && silent[strings.Join(res.Nodes, " ")] == res.Measured && len(res.Nodes) > 0 {
+			alike++
 			continue
 		}
+		row(w, string(res.Status), res.ID, nodesText(res.Nodes, r.Nodes), res.Measured)
 		for _, line := range res.More {
 			wrapped(w, line, statusWidth+2, statusWidth+4)
 		}
+		if res.Status == preflight.Pass || res.Status == preflight.Unsure {
+			continue
+		}
 		wrapped(w, "want: "+res.Threshold+" ("+res.Source+")", statusWidth, statusWidth+6)
-		wrapped(w, "do:   "+res.Remedy, statusWidth, statusWidth+6)
+		wrapped(w, "do: "+res.Remedy, statusWidth, statusWidth+4)
+	}
+	if alike > 0 {
+		wrapped(w, fmt.Sprintf("%s unknown too, of nodes of which nothing was measured (%s)", count(alike, "further result"), agentCheck), 0, 0)
 	}
 	if r.LeftOut > 0 {
 		wrapped(w, fmt.Sprintf("%s that passed left out", count(r.LeftOut, "result")), 0, 0)
 	}
+}
+
+// agentCheck is the check that says which nodes were not measured at all.
+const agentCheck = "agent-answers"
+
+// silentNodes maps nodes of which nothing was measured to the reason: they are
+// unknown in every check, which is told once.
+func silentNodes(r *preflight.Report) map[string]string {
+	out := map[string]string{}
+	for _, res := range r.Results {
+		if res.ID == agentCheck && res.Status == preflight.Unsure {
+			out[strings.Join(res.Nodes, " ")] = res.Measured
+		}
+	}
+	return out
 }
 
 func targetText(t preflight.Target) string {
