@@ -50,10 +50,13 @@ spec:
   - {name: gateway reaches checkout, from: {namespace: edge, selector: "app == 'api-gateway'"}, to: {namespace: checkout, selector: "app == 'checkout-api'", port: 8443}, expect: allow}
 `
 
+// realClusters stand for the simulated ones when these are probed.
+var realClusters = []string{"dev", "staging", "prod"}
+
 // BenchmarkScale takes a revision to a thousand clusters in one environment.
 // The management cluster, Fleet's controllers, its git job, Temporal and the
 // daemon are real; the clusters' agents are simulated, and all probes are made
-// for real on one cluster that stands for all.
+// for real on three clusters that stand for all.
 func BenchmarkScale(b *testing.B) {
 	ctx := b.Context()
 	begun := time.Now()
@@ -61,7 +64,7 @@ func BenchmarkScale(b *testing.B) {
 		fmt.Fprintf(os.Stderr, "bench: %4ds "+format+"\n", append([]any{int(time.Since(begun).Seconds())}, args...)...)
 	}
 	fleet, err := simfleet.Open(simfleet.Options{
-		LabDir: p.LabDir, Count: simulatedClusters, Labels: map[string]string{"env": "sim"}, Behind: "dev", Log: say,
+		LabDir: p.LabDir, Count: simulatedClusters, Labels: map[string]string{"env": "sim"}, Behind: realClusters, Log: say,
 	})
 	must(b, err)
 	defer func() {
@@ -76,7 +79,9 @@ func BenchmarkScale(b *testing.B) {
 	daemon, err := p.StartDaemon("scale", nil)
 	must(b, err)
 	defer daemon.Stop()
-	shareAgent(b)
+	for _, cluster := range realClusters {
+		shareAgents(b, cluster)
+	}
 	pipeline := filepath.Join(p.Dir, "scale.yaml")
 	must(b, os.WriteFile(pipeline, []byte(scalePipeline), 0o600))
 	revision, err := p.Lab(ctx, "policy", "commit", "good")
@@ -215,18 +220,26 @@ func histories(b *testing.B, begun time.Time) map[string]kindOfRun {
 	return out
 }
 
-// shareAgent installs the node agent that stands for all, and takes away the
-// memory limit of its container: what a thousand agents do at a time is done in it.
-func shareAgent(b *testing.B) {
+// shareAgents installs the node agents of a cluster that stands for many, and
+// takes away the memory limit of their containers: what hundreds of agents do at
+// a time is done in them.
+func shareAgents(b *testing.B, cluster string) {
 	b.Helper()
-	r, err := p.CLI(b.Context(), "agent", "install", "dev")
+	r, err := p.CLI(b.Context(), "agent", "install", cluster)
 	must(b, err)
 	if r.Code != 0 {
 		b.Fatalf("agent: %s", r.Stderr)
 	}
-	uid, err := p.Kubectl(b.Context(), "dev", "-n", "portcullis-system", "get", "pods",
+	uids, err := p.Kubectl(b.Context(), cluster, "-n", "portcullis-system", "get", "pods",
 		"-l", "app.kubernetes.io/name=portcullis-node", "-o", "jsonpath={.items[*].metadata.uid}")
 	must(b, err)
+	for _, uid := range strings.Fields(uids) {
+		unlimit(b, uid)
+	}
+}
+
+func unlimit(b *testing.B, uid string) {
+	b.Helper()
 	lifted := 0
 	must(b, filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() || !strings.Contains(path, "/pod"+uid) {

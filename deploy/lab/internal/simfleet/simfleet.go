@@ -1,7 +1,7 @@
 // Package simfleet makes a management cluster believe in many downstream
 // clusters that are not there: their Fleet and Rancher objects are real, and
 // Fleet's own controllers work for them; only their agents are simulated, and
-// whoever talks to one of them through Rancher is led to one real cluster.
+// whoever talks to one of them through Rancher is led to a real one.
 package simfleet
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -61,8 +62,8 @@ type Options struct {
 	Count int
 	// Labels are what the Fleet clusters have besides what Rancher gives them.
 	Labels map[string]string
-	// Behind is the lab's cluster, by name, that all of them lead to.
-	Behind string
+	// Behind are the lab's clusters, by name, that they lead to in turn.
+	Behind []string
 	// Log tells what is going on.
 	Log func(format string, args ...any)
 }
@@ -70,7 +71,7 @@ type Options struct {
 // Fleet is a set of simulated clusters.
 type Fleet struct {
 	Options
-	behind string // the ID
+	behind []string // the IDs
 	mgmt   dynamic.Interface
 	agents agents
 }
@@ -92,13 +93,14 @@ func Open(o Options) (*Fleet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the lab is not up: %w", err)
 	}
-	for _, u := range known {
-		if u.Name == o.Behind {
-			f.behind = u.ID
-			return f, nil
+	for _, name := range o.Behind {
+		i := slices.IndexFunc(known, func(u rancherd.Upstream) bool { return u.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("the lab has no cluster %s", name)
 		}
+		f.behind = append(f.behind, known[i].ID)
 	}
-	return nil, fmt.Errorf("the lab has no cluster %s", o.Behind)
+	return f, nil
 }
 
 // Create makes the clusters and returns when Fleet has a namespace for each and
@@ -229,7 +231,7 @@ func (f *Fleet) files() rancherd.Files { return rancherd.In(f.LabDir) }
 func (f *Fleet) aliases() map[string]string {
 	out := make(map[string]string, f.Count)
 	for i := range f.Count {
-		out[id(i)] = f.behind
+		out[id(i)] = f.behind[i%len(f.behind)]
 	}
 	return out
 }
