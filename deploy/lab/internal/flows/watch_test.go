@@ -27,7 +27,10 @@ func namespace(t *testing.T) int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
-	own, err := os.Readlink("/proc/self/ns/net")
+	// Not /proc/self: the first thread may have been left in a namespace.
+	runtime.LockOSThread()
+	own, err := os.Readlink("/proc/thread-self/ns/net")
+	runtime.UnlockOSThread()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,9 +146,11 @@ func TestHeldConnectionThatBreaks(t *testing.T) {
 	pid := namespace(t)
 	var l net.Listener
 	inside(t, pid, func() (err error) { l, err = net.Listen("tcp4", "127.0.0.1:8000"); return err })
+	closed := make(chan struct{})
 	go func() {
+		defer close(closed)
 		if c, err := l.Accept(); err == nil {
-			time.Sleep(100 * time.Millisecond)
+			_, _ = c.Read(make([]byte, 1)) // it was in use
 			_ = c.Close()
 		}
 	}()
@@ -154,6 +159,7 @@ func TestHeldConnectionThatBreaks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	<-closed
 	time.Sleep(300 * time.Millisecond)
 	r, err := w.Stop()
 	if err != nil || r.Totals().HeldLost != 1 {
