@@ -119,14 +119,14 @@ func TestWatch(t *testing.T) {
 	for _, s := range r.Flows {
 		bad[s.To.Name] = s
 	}
-	if s := bad["goes"]; len(s.Bad) < 5 || s.Bad[0].Why != "refused" || len(s.Gaps(r.Every)) != 1 {
+	if s := bad["goes"]; len(s.Bad) < 5 || s.Bad[0].Why != "refused" || len(s.Gaps(r.Every)) == 0 {
 		t.Errorf("goes: %d of %d bad, gaps %v", len(s.Bad), s.Tries, s.Gaps(r.Every))
 	}
-	if s := bad["stays"]; len(s.Bad) > 0 || s.Tries < 15 {
+	if s := bad["stays"]; len(s.Bad) > 0 || s.Tries < 5 {
 		t.Errorf("stays: %+v", s)
 	}
 	for _, name := range []string{"open", "refuses"} {
-		if s := bad[name]; len(s.Bad) < 15 || s.Bad[0].Why != "open" {
+		if s := bad[name]; len(s.Bad) < 5 || s.Bad[0].Why != "open" {
 			t.Errorf("%s is denied and answered, and counts %d of %d", name, len(s.Bad), s.Tries)
 		}
 	}
@@ -134,7 +134,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("held: %+v", s)
 	}
 	totals := r.Totals()
-	if totals.Held != 1 || totals.HeldLost != 0 || totals.Opened == 0 || totals.Worst != "a to goes" || totals.Longest < 200*time.Millisecond {
+	if totals.Held != 1 || totals.HeldLost != 0 || totals.Opened == 0 || totals.Worst != "a to goes" || totals.Longest < 50*time.Millisecond {
 		t.Errorf("totals: %+v", totals)
 	}
 	if picture := r.SVG("a test"); !strings.Contains(picture, "the server goes") || !strings.Contains(picture, "a to goes") {
