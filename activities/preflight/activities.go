@@ -38,6 +38,7 @@ type Config struct {
 type Activities struct {
 	config  Config
 	connect func(clusterID string) (*connection, error)
+	metrics *metrics
 	now     func() time.Time
 }
 
@@ -52,8 +53,9 @@ type connection struct {
 // New returns the activities.
 func New(config Config, clusters verify.Clusters) *Activities {
 	return &Activities{
-		config: config,
-		now:    time.Now,
+		config:  config,
+		metrics: newMetrics(),
+		now:     time.Now,
 		connect: func(id string) (*connection, error) {
 			kube, exec, err := verify.Connect(clusters, id)
 			if err != nil {
@@ -86,7 +88,11 @@ func (a *Activities) Check(ctx context.Context, in Input) (*preflight.Report, er
 	r.note("cluster", 0, 0)
 	stop := r.beat(ctx)
 	defer stop()
-	return r.check(ctx)
+	report, err := r.check(ctx)
+	if err != nil {
+		a.metrics.ended.WithLabelValues("error").Inc()
+	}
+	return report, err
 }
 
 // run is one call of Check.
@@ -156,6 +162,7 @@ func (r *run) check(ctx context.Context) (*preflight.Report, error) {
 	r.note("judging", 0, 0)
 	report := preflight.Judge(cluster, facts, mesh, r.in.Target)
 	report.StartedAt, report.Took = r.started, r.now().Sub(r.started)
+	r.metrics.observe(report, mesh)
 	return bound(report)
 }
 

@@ -123,38 +123,57 @@ func (j *judging) ofNode(c *Check, n *NodeFacts) finding {
 	return c.node(j, n)
 }
 
+// mostAlike is up to how many different findings of one status have a result each.
+const mostAlike = 5
+
 // group adds one result for all nodes where a check found the same. What passed
-// is one result, whatever was measured.
+// is one result, whatever was measured; so is what differs on more than a few nodes.
 func (r *Report) group(c *Check, nodes []NodeFacts, found []finding) {
-	type key struct {
-		status                      Status
-		measured, threshold, remedy string
-	}
-	members := map[key][]int{}
-	for i, f := range found {
-		k := key{f.status, f.measured, f.threshold, f.remedy}
-		if f.status == Pass {
-			k = key{status: Pass}
-		}
-		members[k] = append(members[k], i)
-	}
-	for _, k := range slices.SortedFunc(maps.Keys(members), func(a, b key) int {
-		return cmp.Or(cmp.Compare(members[a][0], members[b][0]), cmp.Compare(a.measured, b.measured))
-	}) {
-		at := members[k]
-		f := found[at[0]]
-		names := make([]string, len(at))
-		said := map[string]bool{}
-		for n, i := range at {
-			names[n] = nodes[i].Node
-			said[found[i].measured] = true
-			if found[i].threshold != f.threshold {
-				f.threshold = ""
+	for _, status := range order {
+		type key struct{ measured, threshold, remedy string }
+		members := map[key][]int{}
+		var all []int
+		for i, f := range found {
+			if f.status == status {
+				k := key{f.measured, f.threshold, f.remedy}
+				members[k] = append(members[k], i)
+				all = append(all, i)
 			}
 		}
-		f.measured = summary(slices.Sorted(maps.Keys(said)))
-		r.add(c, f, names, len(at))
+		switch {
+		case len(all) == 0:
+		case status == Pass || len(members) > mostAlike:
+			r.together(c, nodes, found, all)
+		default:
+			for _, at := range slices.SortedFunc(maps.Values(members), func(a, b []int) int { return cmp.Compare(a[0], b[0]) }) {
+				r.together(c, nodes, found, at)
+			}
+		}
 	}
+}
+
+// together adds one result for the nodes with these indexes.
+func (r *Report) together(c *Check, nodes []NodeFacts, found []finding, at []int) {
+	f := found[at[0]]
+	names := make([]string, len(at))
+	said := map[string]bool{}
+	var lines []string
+	for n, i := range at {
+		names[n] = nodes[i].Node
+		said[found[i].measured] = true
+		lines = append(lines, nodes[i].Node+": "+found[i].measured)
+		if found[i].threshold != f.threshold {
+			f.threshold = ""
+		}
+		if found[i].remedy != f.remedy {
+			f.remedy = ""
+		}
+	}
+	f.measured = summary(slices.Sorted(maps.Keys(said)))
+	if f.status != Pass && len(said) > 1 {
+		f.more = cutLines(lines)
+	}
+	r.add(c, f, names, len(at))
 }
 
 // summary names at most three different values.

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"slices"
@@ -383,6 +384,30 @@ func TestRegistry(t *testing.T) {
 			t.Errorf("%s has not exactly one of node and cluster", c.ID)
 		}
 	}
+}
+
+// The report of 500 nodes on which a lot differs still fits into a workflow's history.
+func TestReportOf500NodesIsSmall(t *testing.T) {
+	f := good(500)
+	for i := range f.nodes {
+		n := &f.nodes[i]
+		n.Memory.Value.Available = int64(i) << 20
+		n.Kernel = Known(fmt.Sprintf("5.%d.%d", i%10, i))
+		n.Disks.Value[0].Free = int64(i) << 27
+		n.Conntrack.Value.Count = int64(i) * 500
+		if i%3 == 0 {
+			n.Services.Value["firewalld"] = ServiceRunning
+		}
+		if i%7 == 0 {
+			f.nodes[i] = NodeFacts{Node: n.Node, Problem: "the session broke: " + strings.Repeat("x", 100)}
+		}
+	}
+	r := f.judge()
+	b, err := json.Marshal(r)
+	if err != nil || len(b) > 1<<20 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	t.Logf("%d results, %d bytes", len(r.Results), len(b))
 }
 
 func BenchmarkJudge(b *testing.B) {

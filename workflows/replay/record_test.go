@@ -31,6 +31,7 @@ import (
 var recorded = []string{
 	contract.RolloutWorkflow, contract.PromoteWorkflow, contract.VerifyWorkflow, contract.PlanWorkflow,
 	contract.ProbeWorkflow, contract.InventoryWorkflow, contract.AgentWorkflow, contract.HoldWorkflow,
+	contract.PreflightWorkflow,
 }
 
 // limit bounds one scenario.
@@ -114,6 +115,9 @@ func scenarios() map[string]scenario {
 		"inventory": {workflow: contract.InventoryWorkflow, input: func(*world.World) any { return contract.InventoryInput{} }},
 		"agent": {workflow: contract.AgentWorkflow, input: func(*world.World) any {
 			return contract.AgentInput{Action: contract.AgentInstall, All: true}
+		}},
+		"preflight": {workflow: contract.PreflightWorkflow, input: func(*world.World) any {
+			return contract.PreflightInput{All: true}
 		}},
 		"hold": {workflow: contract.HoldWorkflow, input: func(*world.World) any {
 			return contract.HoldInput{Pipeline: "policies", Reason: "holiday", By: "ann"}

@@ -45,7 +45,7 @@ func build(cfg config.Server, version string) (*Parts, error) {
 			workflows.Register(r)
 			workflows.RegisterActivities(r, activities)
 		},
-		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors()),
+		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors(), activities.Preflight.Collectors()),
 	}, nil
 }
 
