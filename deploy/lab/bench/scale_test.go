@@ -29,7 +29,10 @@ func count(variable string, otherwise int) int {
 }
 
 const (
-	// mostOwn, mostEventsEach and mostEvents are the limits of the figure.
+	// mostOwn, mostEventsEach and mostEvents are the limits of the figure. The
+	// rollout's own work is what the daemon and Temporal compute after the last
+	// cluster is live: the time on the clock is also that of a thousand clusters'
+	// API servers, kubelets and agents, which are all on this machine.
 	mostOwn        = 60 * time.Second
 	mostEventsEach = 30
 	mostEvents     = 10_000
@@ -96,12 +99,12 @@ func BenchmarkScale(b *testing.B) {
 		time.Sleep(time.Second)
 	}
 	say("live")
-	before := programs(b)
+	before, beforeOwn := programs(b), cpu(b, daemon.Pid())+cpu(b, p.Temporal().Pid())
 	for running(b, begun) {
 		time.Sleep(time.Second)
 	}
 	say("ended")
-	after := programs(b)
+	after, own := programs(b), cpu(b, daemon.Pid())+cpu(b, p.Temporal().Pid())-beforeOwn
 	s, err := p.Status(ctx, "scale")
 	must(b, err)
 
@@ -115,12 +118,11 @@ func BenchmarkScale(b *testing.B) {
 	}
 	runs := histories(b, begun)
 	ended := runs["Rollout"].closed
-	own := ended.Sub(live) - env.Result.ProbeTime
 
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(live.Sub(released).Seconds(), "s-fleet")
 	b.ReportMetric(ended.Sub(live).Seconds(), "s-after-live")
-	b.ReportMetric(own.Seconds(), "s-own")
+	b.ReportMetric(own.Seconds(), "s-own-cpu")
 	b.ReportMetric(float64(resident(b, daemon.Pid()))/(1<<20), "MiB-resident")
 	b.ReportMetric(cpu(b, daemon.Pid()).Seconds(), "s-daemon-cpu")
 	var out strings.Builder
@@ -131,6 +133,7 @@ func BenchmarkScale(b *testing.B) {
 	fmt.Fprintf(t, "from the last write to the verdict\t%s\n", env.Result.VerdictAt.Sub(live).Round(time.Millisecond))
 	fmt.Fprintf(t, "from the last write to the rollout's end\t%s\n", ended.Sub(live).Round(time.Millisecond))
 	fmt.Fprintf(t, "of these, longest time that one cluster was probed\t%s\n", env.Result.ProbeTime.Round(time.Millisecond))
+	fmt.Fprintf(t, "CPU time of the daemon and Temporal meanwhile\t%s\n", own.Round(time.Millisecond))
 	for _, kind := range slices.Sorted(maps.Keys(runs)) {
 		of := runs[kind]
 		fmt.Fprintf(t, "%s: %d runs\tat most %d events, %.1f per cluster, %d KiB\n", kind, of.count, of.events, of.perCluster, of.bytes>>10)
@@ -144,7 +147,7 @@ func BenchmarkScale(b *testing.B) {
 	_ = t.Flush()
 	b.Logf("%d clusters:\n%s", simulatedClusters, out.String())
 	if own > mostOwn {
-		b.Errorf("the rollout's own work took %s; the limit is %s", own, mostOwn)
+		b.Errorf("the rollout's own work took %s of CPU time; the limit is %s", own, mostOwn)
 	}
 }
 
