@@ -264,7 +264,12 @@ func Sizes(cluster *ClusterFacts, nodes []NodeFacts, target Target) []int {
 	}
 	slices.Sort(sizes)
 	sizes = slices.DeleteFunc(slices.Compact(sizes), func(s int) bool { return s < 576 || s > 65535 })
-	return sizes[:min(len(sizes), maxSizes)]
+	if len(sizes) > maxSizes {
+		// What the target needs is never left out.
+		sizes[maxSizes-1] = max(sizes[maxSizes-1], t.MTU+overhead(t.Encapsulation))
+		sizes = sizes[:maxSizes]
+	}
+	return sizes
 }
 
 // maxSizes bounds how many sizes are tried.
