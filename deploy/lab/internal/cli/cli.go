@@ -49,7 +49,7 @@ needs root and Debian 12, and pulls no image.`,
 	f.StringVar(&o.sourceDir, "source", "", "root of the Portcullis repository (default: found from the working directory or the program)")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return o.resolve() }
 	root.AddCommand(
-		o.build(), o.up(), o.down(), o.status(), o.usage(), o.kubeconfig(), o.image(), o.exec(),
+		o.build(), o.up(), o.down(), o.status(), o.usage(), o.flows(), o.kubeconfig(), o.image(), o.exec(),
 		o.node(), o.cluster(), o.process(), o.faults(), nodeInit(), nodeListen(), rancherd.Command(), gitd.Command(),
 		rancherd.AdminCommand(), world.PolicyCommand(),
 	)

@@ -118,17 +118,25 @@ func (o *options) kubeconfig() *cobra.Command {
 	return &cobra.Command{
 		Use: "kubeconfig CLUSTER", Short: "Print the path of an administrator's kubeconfig", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := substrate.Load(o.stateDir)
+			path, err := o.kubeconfigOf(args[0])
 			if err != nil {
 				return err
 			}
-			if _, ok := d.Plan.Cluster(args[0]); !ok {
-				return fmt.Errorf("no cluster %q in the lab; there are %v", args[0], d.Plan.Names())
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), substrate.Kubeconfig(o.stateDir, args[0]))
+			fmt.Fprintln(cmd.OutOrStdout(), path)
 			return nil
 		},
 	}
+}
+
+func (o *options) kubeconfigOf(cluster string) (string, error) {
+	d, err := substrate.Load(o.stateDir)
+	if err != nil {
+		return "", err
+	}
+	if _, ok := d.Plan.Cluster(cluster); !ok {
+		return "", fmt.Errorf("no cluster %q in the lab; there are %v", cluster, d.Plan.Names())
+	}
+	return substrate.Kubeconfig(o.stateDir, cluster), nil
 }
 
 func (o *options) image() *cobra.Command {

@@ -6,7 +6,9 @@
 package flows
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -139,4 +141,21 @@ func (r *Report) sorted() {
 		}
 		return 0
 	})
+}
+
+// ParseEvents reads lines of a time (RFC 3339) and a text.
+func ParseEvents(text string) ([]Event, error) {
+	var out []Event
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		stamp, what, _ := strings.Cut(line, " ")
+		at, err := time.Parse(time.RFC3339Nano, stamp)
+		if err != nil {
+			return nil, fmt.Errorf("%q does not begin with a time", line)
+		}
+		out = append(out, Event{At: at, Text: what})
+	}
+	return out, nil
 }
