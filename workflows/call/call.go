@@ -57,7 +57,7 @@ func Plan(ctx workflow.Context, in deliver.PlanInput) (deliver.Plan, error) {
 
 // Stage pins a unit, paused, and waits for what Fleet computes.
 func Stage(ctx workflow.Context, in deliver.UnitInput) (deliver.Staged, error) {
-	in.Timeout = options.StageTimeout
+	in.Timeout = options.StageTimeout(len(in.Unit.Clusters))
 	ctx = options.Wait(ctx, in.Timeout, "stage "+unit(in))
 	return get[deliver.Staged](ctx, contract.ActStage, in)
 }

@@ -18,8 +18,6 @@ import (
 const (
 	// AgentTimeout bounds the wait for node agents on all clusters of a batch.
 	AgentTimeout = 5 * time.Minute
-	// StageTimeout bounds the wait until Fleet has computed a staged unit.
-	StageTimeout = 5 * time.Minute
 	// RestoreTimeout bounds the wait until a restored unit is live again. It is
 	// longer than a settle: what broke the gate may also slow the way back.
 	RestoreTimeout = 30 * time.Minute
@@ -28,6 +26,12 @@ const (
 // PreflightTime is how long a preflight of a large cluster takes: 500 nodes meet in
 // 45 rounds of a few seconds each.
 const PreflightTime = 10 * time.Minute
+
+// StageTimeout bounds the wait until Fleet has computed a staged unit. Fleet's
+// controllers were seen to compute four clusters a second on a busy machine.
+func StageTimeout(clusters int) time.Duration {
+	return 5*time.Minute + time.Duration(clusters)*time.Second
+}
 
 // How long a gate's evidence is believed.
 const (
