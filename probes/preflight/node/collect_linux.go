@@ -125,7 +125,7 @@ func kernelRelease() string {
 // kernelConfig reads the options of the running kernel, from itself or from the
 // file that distributions put beside it.
 func (c *collector) kernelConfig(release string) (map[string]string, error) {
-	if packed, err := os.ReadFile(c.proc + "/config.gz"); err == nil {
+	if packed, err := c.shown("/config.gz"); err == nil {
 		r, err := gzip.NewReader(bytes.NewReader(packed))
 		if err != nil {
 			return nil, err
@@ -142,6 +142,15 @@ func (c *collector) kernelConfig(release string) (map[string]string, error) {
 		}
 	}
 	return nil, errors.New("the kernel's options are neither in /proc/config.gz nor in /boot")
+}
+
+// shown reads a file of the node's /proc as the node itself shows it, or else as the
+// agent sees it.
+func (c *collector) shown(path string) ([]byte, error) {
+	if text, err := c.root.read("/proc" + path); err == nil {
+		return text, nil
+	}
+	return os.ReadFile(c.proc + path)
 }
 
 // onlyUsed keeps the options that checks look at.
@@ -163,7 +172,7 @@ func onlyUsed(all map[string]string) map[string]string {
 // modules tells where each module is. One of which nothing is known is left out.
 func (c *collector) modules(release string, config preflight.Fact[map[string]string]) (map[string]preflight.ModuleState, error) {
 	loaded := map[string]bool{}
-	if text, err := os.ReadFile(c.proc + "/modules"); err == nil {
+	if text, err := c.shown("/modules"); err == nil {
 		loaded = parseProcModules(text)
 	}
 	var builtin, loadable map[string]bool
