@@ -40,8 +40,8 @@ var cniChecks = []Check{
 	},
 	{
 		ID: "flannel-subnet", Title: "flannel's subnet on the node", Severity: Required,
-		Why:       "The addresses that are taken over are those of this file. Where it differs from the node's podCIDR, pods have addresses that Calico would give away again.",
-		Threshold: "subnet.env has a subnet within flannel's network and equal to the node's podCIDR", Source: srcMigration,
+		Why:       "The addresses that are taken over are those of this subnet. Where it differs from the node's podCIDR, pods have addresses that Calico would give away again.",
+		Threshold: "subnet.env, or else the address of flannel's device, agrees with the node's podCIDR", Source: srcMigration,
 		Remedy: "restart flannel on the node; where it stays, find out what changed the node's podCIDR",
 		when:   func(j *judging) bool { return j.usesFlannel() || !j.cluster.DaemonSets.Known },
 		node:   flannelSubnet,
@@ -143,7 +143,7 @@ func flannelSubnet(j *judging, n *NodeFacts) finding {
 		return *u
 	}
 	if !e.Present {
-		return miss("there is no subnet.env")
+		return subnetOfDevice(j, n)
 	}
 	subnet, err := netip.ParsePrefix(e.Subnet)
 	network, err2 := netip.ParsePrefix(e.Network)
@@ -161,6 +161,40 @@ func flannelSubnet(j *judging, n *NodeFacts) finding {
 		return miss("subnet.env has %s, the node's podCIDR is %s", subnet.Masked(), node.PodCIDRs[0])
 	}
 	return pass("as the node's podCIDR")
+}
+
+// subnetOfDevice judges by flannel's device where there is no subnet.env on the
+// node: Canal's own manifest keeps it inside its pod. The device has the first address of
+// the node's subnet (flannel, backend/vxlan).
+func subnetOfDevice(j *judging, n *NodeFacts) finding {
+	links, u := need(n.Links)
+	if u != nil {
+		return *u
+	}
+	node := j.byName[n.Node]
+	if node == nil || len(node.PodCIDRs) == 0 {
+		return unsure("the node's podCIDR is not known")
+	}
+	pod, err := netip.ParsePrefix(node.PodCIDRs[0])
+	if err != nil {
+		return unsure("the node's podCIDR " + node.PodCIDRs[0] + " cannot be read")
+	}
+	for _, l := range links {
+		if l.Kind != "vxlan" || !strings.HasPrefix(l.Name, "flannel.") {
+			continue
+		}
+		for _, a := range l.Addresses {
+			have, err := netip.ParsePrefix(a)
+			switch {
+			case err != nil || !have.Addr().Is4():
+			case have.Addr() == pod.Masked().Addr():
+				return pass("%s has the first address of the node's podCIDR", l.Name)
+			default:
+				return miss("%s has %s, the node's podCIDR is %s", l.Name, have.Addr(), pod)
+			}
+		}
+	}
+	return miss("there is no subnet.env, and no device of flannel's with an address")
 }
 
 func overlayDevice(j *judging, n *NodeFacts) finding {

@@ -151,7 +151,16 @@ func TestChecks(t *testing.T) {
 		{"cni-known", Pass, func(f *facts) { n0(f).CNI.Value.Configs[0].Plugins = []string{"flannel", "portmap"} }, "flannel"},
 		{"cni-known", Unsure, func(f *facts) { n0(f).CNI.Value.Configs = nil }, "no configuration"},
 		{"cni-writable", Fail, func(f *facts) { n0(f).CNI.Value.ReadOnly = []string{"/etc/cni/net.d"} }, "/etc/cni/net.d"},
-		{"flannel-subnet", Fail, func(f *facts) { n0(f).SubnetEnv.Value.Present = false }, "no subnet.env"},
+		{"flannel-subnet", Pass, func(f *facts) { n0(f).SubnetEnv.Value.Present = false }, "first address of the node's podCIDR"},
+		{"flannel-subnet", Fail, func(f *facts) {
+			n0(f).SubnetEnv.Value.Present = false
+			n0(f).Links.Value[2].Addresses = []string{"fe80::1/64", "10.42.9.0/32"}
+		}, "flannel.1 has 10.42.9.0"},
+		{"flannel-subnet", Fail, func(f *facts) {
+			n0(f).SubnetEnv.Value.Present = false
+			n0(f).Links.Value = n0(f).Links.Value[:2]
+		}, "no device of flannel's"},
+		{"flannel-subnet", Unsure, func(f *facts) { n0(f).SubnetEnv.Value.Present = false; n0(f).Links = Unknown[[]Link]("no answer") }, "no answer"},
 		{"flannel-subnet", Fail, func(f *facts) { n0(f).SubnetEnv.Value.Subnet = "10.42.9.1/24" }, "podCIDR is"},
 		{"flannel-subnet", Fail, func(f *facts) { n0(f).SubnetEnv.Value.Subnet = "10.99.9.1/24" }, "not within"},
 		{"flannel-subnet", Fail, func(f *facts) { n0(f).SubnetEnv.Value.Subnet = "x" }, "subnet.env has"},
