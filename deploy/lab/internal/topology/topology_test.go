@@ -31,7 +31,7 @@ func TestCanal(t *testing.T) {
 	}
 	p := top.Plan()
 	c, ok := p.Cluster("canal")
-	if !ok || c.CNI != Canal || len(c.NodeList) != 3 || !p.NoFleet || c.Labels["env"] != "canal" {
+	if !ok || c.CNI != Canal || len(c.NodeList) != 3 || p.NoFleet || c.Labels["env"] != "canal" {
 		t.Errorf("got %+v", p)
 	}
 }
