@@ -1,0 +1,47 @@
+package e2e
+
+import "testing"
+
+// Preflight measures real nodes and every path between them; and it refuses a
+// cluster that runs Calico already, for there is nothing to take over.
+func TestPreflight(t *testing.T) {
+	var result struct {
+		Clusters map[string]struct {
+			Error  string `json:"error"`
+			Report struct {
+				Nodes   int `json:"nodes"`
+				Results []struct {
+					ID       string `json:"id"`
+					Status   string `json:"status"`
+					Measured string `json:"measured"`
+				} `json:"results"`
+			} `json:"report"`
+		} `json:"clusters"`
+	}
+	r, err := p.JSON(t.Context(), &result, "preflight", "prod")
+	must(t, err)
+	if r.Code != 10 {
+		t.Errorf("exit %d, want 10: %s", r.Code, r.Stderr)
+	}
+	prod := result.Clusters["prod"]
+	if prod.Report.Nodes != 2 {
+		t.Fatalf("%d nodes (%s)", prod.Report.Nodes, prod.Error)
+	}
+	for id, want := range map[string]string{
+		"existing-cni": "fail", "agent-answers": "pass", "ipset-works": "pass", "reach-udp-4789": "pass",
+		"reach-tcp-10250": "pass", "path-mtu": "pass", "kubernetes-version": "pass",
+	} {
+		found := "left out"
+		for _, c := range prod.Report.Results {
+			if c.ID == id {
+				found = c.Status
+				if c.Status != want {
+					t.Errorf("%s is %s, want %s: %s", id, c.Status, want, c.Measured)
+				}
+			}
+		}
+		if found == "left out" {
+			t.Errorf("%s is not in the report", id)
+		}
+	}
+}
