@@ -15,6 +15,7 @@ import (
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/verify"
+	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/probes/preflight/node"
 )
@@ -75,6 +76,34 @@ func New(config Config, clusters verify.Clusters) *Activities {
 //
 // It changes nothing and heartbeats its Progress every two seconds.
 func (a *Activities) Check(ctx context.Context, in Input) (*preflight.Report, error) {
+	found, err := a.look(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return bound(found.report)
+}
+
+// PlanMigration plans the migration of one cluster to Calico from a preflight that
+// is made now. It changes nothing; its errors are those of Check. A cluster that
+// cannot be migrated has a plan, too, that says why.
+func (a *Activities) PlanMigration(ctx context.Context, in PlanInput) (*Planned, error) {
+	found, err := a.look(ctx, in.Input)
+	if err != nil {
+		return nil, err
+	}
+	plan := migration.Make(found.cluster, found.nodes, found.report, in.Options)
+	return &Planned{Plan: plan, Preflight: found.report.Counts}, nil
+}
+
+// found is everything that a preflight found out.
+type found struct {
+	cluster *preflight.ClusterFacts
+	nodes   []preflight.NodeFacts
+	report  *preflight.Report
+}
+
+// look makes a preflight.
+func (a *Activities) look(ctx context.Context, in Input) (*found, error) {
 	if in.AtOnce < 0 || in.PacketTimeout < 0 || in.PacketTimeout > node.MaxTimeout {
 		return nil, errs.Invalid("atOnce %d or packetTimeout %s is out of bounds", in.AtOnce, in.PacketTimeout)
 	}
@@ -88,11 +117,11 @@ func (a *Activities) Check(ctx context.Context, in Input) (*preflight.Report, er
 	r.note("cluster", 0, 0)
 	stop := r.beat(ctx)
 	defer stop()
-	report, err := r.check(ctx)
+	found, err := r.check(ctx)
 	if err != nil {
 		a.metrics.ended.WithLabelValues("error").Inc()
 	}
-	return report, err
+	return found, err
 }
 
 // run is one call of Check.
@@ -137,7 +166,7 @@ func (r *run) beat(ctx context.Context) (stop func()) {
 	return func() { close(done); running.Wait() }
 }
 
-func (r *run) check(ctx context.Context) (*preflight.Report, error) {
+func (r *run) check(ctx context.Context) (*found, error) {
 	nodes, err := r.listNodes(ctx)
 	if err != nil {
 		return nil, verify.Classify(r.in.Cluster.Name, err)
@@ -163,7 +192,7 @@ func (r *run) check(ctx context.Context) (*preflight.Report, error) {
 	report := preflight.Judge(cluster, facts, mesh, r.in.Target)
 	report.StartedAt, report.Took = r.started, r.now().Sub(r.started)
 	r.metrics.observe(report, mesh)
-	return bound(report)
+	return &found{cluster, facts, report}, nil
 }
 
 // bound leaves out of a report what is too much for a workflow's history.

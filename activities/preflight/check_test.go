@@ -13,8 +13,10 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/probes/preflight/node"
+	"portcullis.dev/portcullis/rancher"
 )
 
 func result(t *testing.T, r *preflight.Report, id string) preflight.Result {
@@ -195,5 +197,28 @@ func TestBoundLeavesOutWhatPassed(t *testing.T) {
 	got, err := bound(r)
 	if err != nil || len(got.Results) != 1 || got.LeftOut != 1 {
 		t.Errorf("%+v %v", got, err)
+	}
+}
+
+// The plan is made from what the same preflight found, and an unknown CNI
+// configuration means a drain, never a guess.
+func TestPlanMigration(t *testing.T) {
+	l := newLab(t, 3)
+	in := PlanInput{Input: Input{Cluster: rancher.Cluster{ID: "c-1", Name: "dev"}, PacketTimeout: 50 * time.Millisecond}}
+	planned, err := l.activities().PlanMigration(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := planned.Plan
+	if p.Cluster != "dev" || p.From.Name != "canal" || len(p.Nodes) != 3 || p.Target.PodCIDR != "10.42.0.0/16" || planned.Preflight.Pass == 0 {
+		t.Errorf("plan %+v, preflight %+v", p, planned.Preflight)
+	}
+	for _, n := range p.Nodes {
+		if n.Mode != migration.Drain || n.Why != "its CNI configuration could not be read" {
+			t.Errorf("node %s: %s (%s)", n.Name, n.Mode, n.Why)
+		}
+	}
+	if !slices.ContainsFunc(p.Acknowledge, func(a migration.Acknowledgement) bool { return a.ID == migration.AckUnknown }) {
+		t.Errorf("what is unknown need not be acknowledged: %v", p.Acknowledge)
 	}
 }

@@ -6,6 +6,7 @@ package preflight
 import (
 	"time"
 
+	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/rancher"
 )
@@ -18,6 +19,19 @@ type Input struct {
 	AtOnce int `json:"atOnce,omitempty"`
 	// PacketTimeout is how long silence is waited for; 0 means one second.
 	PacketTimeout time.Duration `json:"packetTimeout,omitempty"`
+}
+
+// PlanInput asks for the plan of a migration.
+type PlanInput struct {
+	Input
+	Options migration.Options `json:"options"`
+}
+
+// Planned is a plan, and how many checks of the preflight that it is made from
+// ended how.
+type Planned struct {
+	Plan      migration.Plan   `json:"plan"`
+	Preflight preflight.Counts `json:"preflight"`
 }
 
 // Progress is the heartbeat, for people.

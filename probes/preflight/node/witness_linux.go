@@ -204,7 +204,10 @@ func (w *witness) note(packet []byte, protocol int) {
 	if !slices.Contains(s.Paths, index) {
 		s.Paths = append(s.Paths, index)
 	}
-	s.Largest = max(s.Largest, int(binary.BigEndian.Uint16(packet[2:])))
+	// The packets that only try the path are smaller than any that tries its MTU.
+	if size := int(binary.BigEndian.Uint16(packet[2:])); size >= minSize {
+		s.Largest = max(s.Largest, size)
+	}
 }
 
 // collect returns what was seen of a round, and forgets that and earlier ones. In
