@@ -31,6 +31,8 @@ func Register(r worker.WorkflowRegistry) {
 		contract.AgentWorkflow:     ops.Agent,
 		contract.HoldWorkflow:      ops.Hold,
 		contract.PreflightWorkflow: preflight.Run,
+
+		contract.PlanMigrationWorkflow: preflight.PlanMigration,
 	} {
 		r.RegisterWorkflowWithOptions(run, workflow.RegisterOptions{Name: name})
 	}

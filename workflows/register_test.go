@@ -26,7 +26,7 @@ var names = map[string]map[string]bool{
 	"verify": {
 		contract.ActEnsureAgent: true, contract.ActRemoveAgent: true, contract.ActAgentStatus: true, contract.ActMeasure: true,
 	},
-	"preflight": {contract.ActPreflight: true},
+	"preflight": {contract.ActPreflight: true, contract.ActPlanMigration: true},
 }
 
 // Every name that is called exists, with the same signature in the model that

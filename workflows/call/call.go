@@ -129,6 +129,12 @@ func Preflight(ctx workflow.Context, in checks.Input) (preflight.Report, error) 
 	return get[preflight.Report](ctx, contract.ActPreflight, in)
 }
 
+// PlanMigration plans how one cluster would be taken to Calico. Its node agents must be there.
+func PlanMigration(ctx workflow.Context, in checks.PlanInput) (checks.Planned, error) {
+	ctx = options.Measure(ctx, options.PreflightTime, "plan the migration of "+in.Cluster.Name)
+	return get[checks.Planned](ctx, contract.ActPlanMigration, in)
+}
+
 // expected is how long a measurement takes when nothing is in its way.
 func expected(in verify.Input) time.Duration {
 	deadline := in.Settings.Deadline.Duration

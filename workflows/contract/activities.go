@@ -19,5 +19,6 @@ const (
 	ActAgentStatus = "verify.AgentStatus"
 	ActMeasure     = "verify.Measure"
 
-	ActPreflight = "preflight.Check"
+	ActPreflight     = "preflight.Check"
+	ActPlanMigration = "preflight.PlanMigration"
 )

@@ -25,6 +25,8 @@ const (
 	AgentWorkflow     = "Agent"
 	HoldWorkflow      = "Hold"
 	PreflightWorkflow = "Preflight"
+	// PlanMigrationWorkflow plans a migration to Calico; it changes nothing.
+	PlanMigrationWorkflow = "PlanMigration"
 )
 
 // RolloutID is the workflow ID of a pipeline's rollout: a second one is refused by Temporal.

@@ -3,6 +3,7 @@ package contract
 import (
 	"time"
 
+	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 )
 
@@ -31,4 +32,19 @@ type ClusterPreflight struct {
 	Error  string            `json:"error,omitempty"`
 	// ErrorType is one of the errs types.
 	ErrorType string `json:"errorType,omitempty"`
+}
+
+// PlanMigrationInput starts a PlanMigration: it changes nothing but the node agents.
+type PlanMigrationInput struct {
+	// Cluster is a name or a Rancher ID.
+	Cluster string            `json:"cluster"`
+	Target  preflight.Target  `json:"target"`
+	Options migration.Options `json:"options"`
+}
+
+// PlanMigrationResult is the plan of a cluster, and how the preflight that it
+// rests on ended.
+type PlanMigrationResult struct {
+	Plan      migration.Plan   `json:"plan"`
+	Preflight preflight.Counts `json:"preflight"`
 }

@@ -64,21 +64,50 @@ func Run(ctx workflow.Context, in contract.PreflightInput) (contract.PreflightRe
 // Cluster checks one cluster, with node agents installed first. It is a step of
 // other workflows too. An error is that it could not be checked at all.
 func Cluster(ctx workflow.Context, in checks.Input) (*preflight.Report, error) {
-	if !in.Cluster.Connected {
-		return nil, errs.Unavailable("cluster %s is not connected: %s", in.Cluster.Name, cmp.Or(in.Cluster.Reason, "no reason given"))
-	}
-	if _, err := call.EnsureAgent(ctx, in.Cluster, options.AgentTimeout); err != nil {
-		// Nodes without an agent are unknown in the report; a cluster that takes
-		// longer than that for its agents is still worth a look.
-		if errs.TypeOf(err) != errs.TypeDeadline {
-			return nil, err
-		}
+	if err := reachable(ctx, in.Cluster); err != nil {
+		return nil, err
 	}
 	report, err := call.Preflight(ctx, in)
 	if err != nil {
 		return nil, err
 	}
 	return &report, nil
+}
+
+// reachable makes sure of the node agents of a cluster, as far as that can be done in time.
+func reachable(ctx workflow.Context, c rancher.Cluster) error {
+	if !c.Connected {
+		return errs.Unavailable("cluster %s is not connected: %s", c.Name, cmp.Or(c.Reason, "no reason given"))
+	}
+	// Nodes without an agent are unknown in the report; a cluster that takes
+	// longer than that for its agents is still worth a look.
+	if _, err := call.EnsureAgent(ctx, c, options.AgentTimeout); err != nil && errs.TypeOf(err) != errs.TypeDeadline {
+		return err
+	}
+	return nil
+}
+
+// PlanMigration plans how one cluster would be taken from Canal to Calico.
+func PlanMigration(ctx workflow.Context, in contract.PlanMigrationInput) (contract.PlanMigrationResult, error) {
+	var none contract.PlanMigrationResult
+	inventory, err := call.Clusters(ctx)
+	if err != nil {
+		return none, story.Final(err)
+	}
+	clusters, err := named(inventory, contract.PreflightInput{Clusters: []string{in.Cluster}})
+	if err != nil {
+		return none, err
+	}
+	if err := reachable(ctx, clusters[0]); err != nil {
+		return none, story.Final(err)
+	}
+	planned, err := call.PlanMigration(ctx, checks.PlanInput{
+		Input: checks.Input{Cluster: clusters[0], Target: in.Target}, Options: in.Options,
+	})
+	if err != nil {
+		return none, story.Final(err)
+	}
+	return contract.PlanMigrationResult{Plan: planned.Plan, Preflight: planned.Preflight}, nil
 }
 
 func named(inventory []rancher.Cluster, in contract.PreflightInput) ([]rancher.Cluster, error) {

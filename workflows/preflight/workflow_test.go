@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/testsuite"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
@@ -104,5 +105,54 @@ func TestLargeResults(t *testing.T) {
 		if c.Report.LeftOut != 1 || len(c.Report.Results) != 0 {
 			t.Fatalf("%s: %+v", name, c.Report.Results)
 		}
+	}
+}
+
+func TestPlanMigration(t *testing.T) {
+	for name, c := range map[string]struct {
+		cluster string
+		arrange func(*world.World)
+		kind    string
+	}{
+		"by name":         {"dev-0-0", nil, ""},
+		"by ID":           {"c-dev-0-0", nil, ""},
+		"unknown cluster": {"x", nil, errs.TypeNotFound},
+		"no cluster":      {"", nil, errs.TypeNotFound},
+		"not allowed": {"dev-0-0", func(w *world.World) {
+			w.Hook = func(_ context.Context, name, _ string) error {
+				if name == "PlanMigration" {
+					return errs.Denied("no")
+				}
+				return nil
+			}
+		}, errs.TypeDenied},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := world.Make(world.Env{Name: "dev"})
+			if c.arrange != nil {
+				c.arrange(w)
+			}
+			var suite testsuite.WorkflowTestSuite
+			env := suite.NewTestWorkflowEnvironment()
+			env.SetTestTimeout(20 * time.Second)
+			workflows.Register(env)
+			w.Register(env)
+			env.ExecuteWorkflow(contract.PlanMigrationWorkflow, contract.PlanMigrationInput{
+				Cluster: c.cluster, Target: preflight.Target{Version: "v3.28.5"}, Options: migration.Options{Mode: migration.Drain},
+			})
+			if err := env.GetWorkflowError(); errs.TypeOf(err) != c.kind {
+				t.Fatalf("error %v, want %q", err, c.kind)
+			}
+			if c.kind != "" {
+				return
+			}
+			var out contract.PlanMigrationResult
+			if err := env.GetWorkflowResult(&out); err != nil {
+				t.Fatal(err)
+			}
+			if out.Plan.Cluster != "dev-0-0" || out.Plan.Target.Version != "v3.28.5" || len(out.Plan.Hash) != 64 || out.Preflight.Pass != 1 {
+				t.Errorf("result %+v", out)
+			}
+		})
 	}
 }

@@ -32,6 +32,7 @@ var recorded = []string{
 	contract.RolloutWorkflow, contract.PromoteWorkflow, contract.VerifyWorkflow, contract.PlanWorkflow,
 	contract.ProbeWorkflow, contract.InventoryWorkflow, contract.AgentWorkflow, contract.HoldWorkflow,
 	contract.PreflightWorkflow,
+	contract.PlanMigrationWorkflow,
 }
 
 // limit bounds one scenario.
@@ -118,6 +119,9 @@ func scenarios() map[string]scenario {
 		}},
 		"preflight": {workflow: contract.PreflightWorkflow, input: func(*world.World) any {
 			return contract.PreflightInput{All: true}
+		}},
+		"plan-migration": {workflow: contract.PlanMigrationWorkflow, input: func(*world.World) any {
+			return contract.PlanMigrationInput{Cluster: "dev-0-0"}
 		}},
 		"hold": {workflow: contract.HoldWorkflow, input: func(*world.World) any {
 			return contract.HoldInput{Pipeline: "policies", Reason: "holiday", By: "ann"}

@@ -46,10 +46,18 @@ knows; then hold it against the documented checks. What cannot be found out is u
 			return a.preflight(ctx, in, brief)
 		}),
 	}
-	t := &in.Target
+	addTarget(c, &in.Target, &encapsulation)
 	c.Flags().BoolVar(&in.All, "all", false, "every cluster of the inventory")
+	c.Flags().IntVar(&in.AtOnce, "at-once", 0, "agents of a cluster that are asked at the same time (default 100)")
+	c.Flags().DurationVar(&in.PacketTimeout, "packet-timeout", 0, "how long silence is waited for (default 1s)")
+	c.Flags().BoolVar(&brief, "brief", false, "leave out what passed, in text")
+	return c
+}
+
+// addTarget adds the flags that say which Calico is wanted.
+func addTarget(c *cobra.Command, t *preflight.Target, encapsulation *string) {
 	c.Flags().StringVar(&t.Version, "calico-version", "", "the Calico that is wanted, such as v3.28.5; that of the Canal that runs by default")
-	c.Flags().StringVar(&encapsulation, "encapsulation", "vxlan", "between nodes: vxlan, ipip or bgp")
+	c.Flags().StringVar(encapsulation, "encapsulation", "vxlan", "between nodes: vxlan, ipip or bgp")
 	c.Flags().IntVar(&t.VNI, "vni", 0, "VXLAN network that Calico takes (default 4096)")
 	c.Flags().IntVar(&t.Port, "port", 0, "UDP port of Calico's VXLAN (default 4789)")
 	c.Flags().StringVar(&t.PodCIDR, "pod-cidr", "", "the pods' network; flannel's by default")
@@ -57,11 +65,7 @@ knows; then hold it against the documented checks. What cannot be found out is u
 	c.Flags().IntVar(&t.MTU, "mtu", 0, "the pods' MTU; that of the overlay that runs by default")
 	c.Flags().BoolVar(&t.Typha, "typha", false, "Felix will read through Typha")
 	c.Flags().StringSliceVar(&t.Images, "image", nil, "an image that must be on every node already")
-	c.Flags().IntVar(&in.AtOnce, "at-once", 0, "agents of a cluster that are asked at the same time (default 100)")
-	c.Flags().DurationVar(&in.PacketTimeout, "packet-timeout", 0, "how long silence is waited for (default 1s)")
-	c.Flags().BoolVar(&brief, "brief", false, "leave out what passed, in text")
 	_ = c.RegisterFlagCompletionFunc("encapsulation", cobra.FixedCompletions([]string{"vxlan", "ipip", "bgp"}, cobra.ShellCompDirectiveNoFileComp))
-	return c
 }
 
 // checkTarget looks at what a person may have mistyped.

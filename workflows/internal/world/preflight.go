@@ -4,12 +4,22 @@ import (
 	"context"
 
 	checks "portcullis.dev/portcullis/activities/preflight"
+	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 )
 
 // Preflight are the preflight activities of the model: every check passes, but on
 // clusters that are bad.
 type Preflight struct{ w *World }
+
+// PlanMigration plans with what Check reports.
+func (p *Preflight) PlanMigration(ctx context.Context, in checks.PlanInput) (*checks.Planned, error) {
+	if err := p.w.did(ctx, "PlanMigration", in.Cluster.Name, false); err != nil {
+		return nil, err
+	}
+	facts := &preflight.ClusterFacts{Name: in.Cluster.Name, DaemonSets: preflight.Known([]preflight.CNISet{{Name: "canal", Flavour: preflight.FlavourCanal}})}
+	return &checks.Planned{Plan: migration.Make(facts, nil, &preflight.Report{Target: in.Target}, in.Options), Preflight: preflight.Counts{Pass: 1}}, nil
+}
 
 // Check finds one node and nothing wrong with it.
 func (p *Preflight) Check(ctx context.Context, in checks.Input) (*preflight.Report, error) {
