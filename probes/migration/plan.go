@@ -162,7 +162,7 @@ var vendors = map[Distribution]Vendor{
 	},
 	Plain: {
 		Supported: true,
-		Position:  "Calico documents a live migration from Canal; Portcullis takes another way to the same end, without deleting pods",
+		Position:  "Calico documents a live migration from Canal, which makes every pod of a node anew",
 		Source:    "Calico documentation, Migrate a Kubernetes cluster from flannel/Canal to Calico",
 	},
 }

@@ -1,9 +1,12 @@
 package e2e
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
-// Preflight measures real nodes and every path between them; and it refuses a
-// cluster that runs Calico already, for there is nothing to take over.
+// Preflight measures real nodes and every path between them; and a migration of
+// a cluster that runs Calico already is refused, for there is nothing to take over.
 func TestPreflight(t *testing.T) {
 	var result struct {
 		Clusters map[string]struct {
@@ -20,15 +23,16 @@ func TestPreflight(t *testing.T) {
 	}
 	r, err := p.JSON(t.Context(), &result, "preflight", "prod")
 	must(t, err)
-	if r.Code != 10 {
-		t.Errorf("exit %d, want 10: %s", r.Code, r.Stderr)
+	// 10 where this machine is short of disk or memory.
+	if r.Code != 0 && r.Code != 10 {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
 	}
 	prod := result.Clusters["prod"]
 	if prod.Report.Nodes != 2 {
 		t.Fatalf("%d nodes (%s)", prod.Report.Nodes, prod.Error)
 	}
 	for id, want := range map[string]string{
-		"existing-cni": "fail", "agent-answers": "pass", "ipset-works": "pass", "reach-udp-4789": "pass",
+		"existing-cni": "pass", "agent-answers": "pass", "ipset-works": "pass", "reach-udp-4789": "pass",
 		"reach-tcp-10250": "pass", "path-mtu": "pass", "kubernetes-version": "pass",
 	} {
 		found := "left out"
@@ -43,5 +47,10 @@ func TestPreflight(t *testing.T) {
 		if found == "left out" {
 			t.Errorf("%s is not in the report", id)
 		}
+	}
+	r, err = p.CLI(t.Context(), "migrate", "plan", "prod")
+	must(t, err)
+	if r.Code != 10 || !strings.Contains(r.Stdout, "no Canal in this cluster") {
+		t.Errorf("a migration from Calico: exit %d, want 10: %s %s", r.Code, r.Stdout, r.Stderr)
 	}
 }
