@@ -73,6 +73,17 @@ func (w *Window) Observe(begin, end time.Time, verdicts []Verdict) {
 	}
 }
 
+// Excuse leaves a stretch of time out of every deadline, in which whoever measures
+// was not ready to: that says nothing of the requirements.
+func (w *Window) Excuse(d time.Duration) {
+	w.start = w.start.Add(d)
+	for i := range w.states {
+		if s := &w.states[i]; !s.unmetSince.IsZero() {
+			s.unmetSince = s.unmetSince.Add(d)
+		}
+	}
+}
+
 // Believed tells whether a requirement has held for its window.
 func (w *Window) Believed(i int) bool {
 	s := &w.states[i]

@@ -128,3 +128,21 @@ func TestWindowProperties(t *testing.T) {
 		}
 	}
 }
+
+// Time in which nobody was ready to measure brings no deadline nearer.
+func TestWindowExcuses(t *testing.T) {
+	w := window(Allow)
+	now := play(w, repeat("v", 5)...)
+	w.Excuse(4 * time.Second)
+	if later := now.Add(4 * time.Second); w.Expired(later) || w.Overdue(later) {
+		t.Error("the time that was excused counts")
+	}
+	if later := now.Add(8 * time.Second); !w.Expired(later) || !w.Overdue(later) {
+		t.Error("more than the time that was excused is left out")
+	}
+	w = window(Allow)
+	now = play(w, repeat("h", 5)...)
+	if w.Excuse(time.Hour); !w.Believed(0) || w.Expired(now) {
+		t.Error("what held does not hold any more")
+	}
+}

@@ -233,6 +233,9 @@ func (m *measurement) round(ctx context.Context, v *view, p *prober) *round {
 	agents, missing := v.agents()
 	outcomes, waiting := p.run(ctx, m.plan, m.version, podIndex(before), agents, missing)
 	r.end = m.now()
+	// Other measurements of this daemon were in the way, and not the cluster.
+	m.window.Excuse(p.queued)
+	r.begin = r.begin.Add(p.queued)
 	r.waiting = waiting
 	r.plan, outcomes = discardStale(m.plan, outcomes, v.cluster())
 	for _, o := range outcomes {

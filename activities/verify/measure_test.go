@@ -321,3 +321,31 @@ func TestCancel(t *testing.T) {
 		t.Errorf("%v after %s", err, time.Since(start))
 	}
 }
+
+// A daemon with many clusters to measure lets them wait for their turn; that is
+// not held against a cluster whose wire follows in time.
+func TestVerifyOfACrowdedDaemon(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.onDone = func(round int) {
+		if round == 2 {
+			l.answer = policy
+		}
+	}
+	a := l.activities()
+	for range cap(a.opening) {
+		a.opening <- struct{}{}
+	}
+	in := input(Verify)
+	time.AfterFunc(in.Settings.Deadline.Duration+500*time.Millisecond, func() {
+		for range cap(a.opening) {
+			<-a.opening
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	e, err := a.Measure(ctx, in)
+	if err != nil || !e.Passed || e.Rounds < 3 {
+		t.Errorf("%+v, %v", e, err)
+	}
+}

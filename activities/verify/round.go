@@ -36,8 +36,10 @@ type prober struct {
 	exec    executor
 	token   string
 	timeout time.Duration
-	// opening has a place for each session that may be starting.
+	// opening has a place for each session that may be starting; queued is how
+	// long the last round waited for one.
 	opening chan struct{}
+	queued  time.Duration
 
 	sessions map[string]*session
 	// plan is the version of the plan that pairs belong to.
@@ -67,7 +69,7 @@ type nodeWork struct {
 // witnesses are heard. Every pair has an outcome. The error of a node is in waiting.
 func (p *prober) run(ctx context.Context, plan *probes.Plan, version int, pods map[string]*probes.Pod, agents map[string]agent, missing map[string]string) (got []outcome, waiting []string) {
 	p.round++
-	p.plan = version
+	p.plan, p.queued = version, 0
 	work := share(plan, pods, agents, missing)
 	p.prune(work)
 	r := &roundState{prober: p, plan: plan, results: make([]*wire.Result, len(plan.Pairs)), failed: map[int]string{}, sights: newSights()}
@@ -206,12 +208,16 @@ func (r *roundState) session(ctx context.Context, w *nodeWork) (*session, error)
 // open starts a session and waits until the agent answers in it: a witness of no
 // pods is a greeting.
 func (r *roundState) open(ctx context.Context, a agent) (*session, error) {
+	asked := time.Now()
 	select {
 	case r.opening <- struct{}{}:
 		defer func() { <-r.opening }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	r.mu.Lock()
+	r.queued = max(r.queued, time.Since(asked))
+	r.mu.Unlock()
 	s := openSession(ctx, r.exec, a)
 	hello := &wire.Request{Version: wire.Version, Role: wire.RoleWitness, Session: r.token, Round: r.round}
 	if err := s.call(ctx, openTimeout, hello, func(*wire.Message) {}); err != nil {
