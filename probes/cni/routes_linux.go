@@ -49,6 +49,59 @@ func KeepSpares(device string, peers []netip.Prefix) (changed int, err error) {
 	return changed, nil
 }
 
+// LeaveOverlay deletes flannel's own routes to the peers, so that Felix can write
+// its own, which it does not while those are there. Until it has, the spares carry;
+// a peer without a spare is refused, and nothing is deleted. It returns how many it deleted.
+func LeaveOverlay(device string, peers []netip.Prefix) (deleted int, err error) {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return 0, fmt.Errorf("device %s: %w", device, err)
+	}
+	have, err := spares(link)
+	if err != nil {
+		return 0, err
+	}
+	for _, peer := range peers {
+		if !have[peer.Masked()] {
+			return 0, fmt.Errorf("there is no spare route to %s through %s: without it, its pods could not be reached for a moment", peer, device)
+		}
+	}
+	for _, peer := range peers {
+		err := netlink.RouteDel(direct(link, peer))
+		if errors.Is(err, syscall.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return deleted, fmt.Errorf("cannot delete flannel's route to %s through %s: %w", peer, device, err)
+		}
+		deleted++
+	}
+	return deleted, nil
+}
+
+// EnterOverlay writes flannel's own routes again, in the place of whatever has the
+// same prefix, so that traffic is on flannel's overlay at once. More specific routes of
+// Felix's are its own to take away.
+func EnterOverlay(device string, peers []netip.Prefix) error {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", device, err)
+	}
+	for _, peer := range peers {
+		if err := netlink.RouteReplace(direct(link, peer)); err != nil {
+			return fmt.Errorf("cannot write flannel's route to %s through %s: %w", peer, device, err)
+		}
+	}
+	return nil
+}
+
+// direct is flannel's own route to a peer.
+func direct(link netlink.Link, peer netip.Prefix) *netlink.Route {
+	r := spare(link, peer)
+	r.Priority, r.Protocol = 0, unix.RTPROT_BOOT
+	return r
+}
+
 // spare goes to the peer's VTEP, whose address is the first one of its pod
 // network: flannel's rule (backend/vxlan in flannel's source).
 func spare(link netlink.Link, peer netip.Prefix) *netlink.Route {

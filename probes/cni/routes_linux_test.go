@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -67,9 +68,7 @@ func TestSparesCarryWhenTheRouteBeforeThemGoes(t *testing.T) {
 			t.Error(err)
 		}
 		peer := netip.MustParsePrefix("10.42.1.0/24")
-		direct := spare(dev, peer)
-		direct.Priority = 0
-		if err := netlink.RouteReplace(direct); err != nil {
+		if err := netlink.RouteReplace(direct(dev, peer)); err != nil {
 			t.Error(err)
 		}
 		keep := func(want int, peers ...string) {
@@ -95,6 +94,53 @@ func TestSparesCarryWhenTheRouteBeforeThemGoes(t *testing.T) {
 		keep(1)
 		if routes, err := netlink.RouteGet(net.ParseIP("10.42.1.7")); err == nil {
 			t.Errorf("there is still a way: %v", routes)
+		}
+	})
+}
+
+// Leaving flannel's overlay and entering it again, there is a way at every moment.
+func TestOverlayIsLeftAndEntered(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		dev := flannel(t)
+		calico := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vxlan.calico"}, VxlanId: 4096, Port: 4789}
+		if err := netlink.LinkAdd(calico); err != nil {
+			t.Error(err)
+		}
+		if err := netlink.LinkSetUp(calico); err != nil {
+			t.Error(err)
+		}
+		peers := prefixes("10.42.1.0/24", "10.42.2.0/24")
+		if err := EnterOverlay("flannel.1", peers); err != nil {
+			t.Error(err)
+		}
+		if _, err := LeaveOverlay("flannel.1", peers); err == nil || !strings.Contains(err.Error(), "no spare route to 10.42.1.0/24") {
+			t.Errorf("left without a spare: %v", err)
+		}
+		through(t, "10.42.1.7", "flannel.1")
+		if _, err := KeepSpares("flannel.1", peers); err != nil {
+			t.Error(err)
+		}
+		for _, want := range []int{2, 0} {
+			if n, err := LeaveOverlay("flannel.1", peers); err != nil || n != want {
+				t.Errorf("%d routes deleted (%v), want %d", n, err, want)
+			}
+			through(t, "10.42.1.7", "flannel.1")
+		}
+		// Felix adds its own, which was refused while flannel's was there.
+		felix := direct(calico, peers[0])
+		if err := netlink.RouteAdd(felix); err != nil {
+			t.Errorf("Felix could not add its route: %v", err)
+		}
+		through(t, "10.42.1.7", "vxlan.calico")
+		through(t, "10.42.2.7", "flannel.1")
+		for range 2 {
+			if err := EnterOverlay("flannel.1", peers); err != nil {
+				t.Error(err)
+			}
+			through(t, "10.42.1.7", "flannel.1")
+		}
+		if err := netlink.RouteAdd(direct(dev, peers[0])); err == nil {
+			t.Error("flannel's route is not there")
 		}
 	})
 }
