@@ -175,7 +175,10 @@ func Agent(ctx workflow.Context, in contract.AgentInput) (contract.AgentResult, 
 	if err != nil {
 		return out, story.Final(err)
 	}
-	clusters, err := named(inventory, in)
+	if err := known(in.Action); err != nil {
+		return out, err
+	}
+	clusters, err := planning.Named(inventory, in.Clusters, in.All)
 	if err != nil {
 		return out, err
 	}
@@ -212,29 +215,12 @@ func agent(ctx workflow.Context, action contract.AgentAction, c rancher.Cluster)
 	}
 }
 
-func named(inventory []rancher.Cluster, in contract.AgentInput) ([]rancher.Cluster, error) {
-	switch in.Action {
+func known(action contract.AgentAction) error {
+	switch action {
 	case contract.AgentInstall, contract.AgentRemove, contract.AgentStatus:
-	default:
-		return nil, errs.Invalid("%q is no agent action: want install, remove or status", in.Action)
+		return nil
 	}
-	if in.All {
-		return inventory, nil
-	}
-	if len(in.Clusters) == 0 {
-		return nil, errs.Invalid("name the clusters, or ask for all")
-	}
-	out := make([]rancher.Cluster, 0, len(in.Clusters))
-	for _, name := range in.Clusters {
-		i := slices.IndexFunc(inventory, func(c rancher.Cluster) bool { return c.Name == name || c.ID == name })
-		if i < 0 {
-			return nil, errs.NotFound("cluster %s is not in the inventory", name)
-		}
-		if !slices.ContainsFunc(out, func(c rancher.Cluster) bool { return c.Name == inventory[i].Name }) {
-			out = append(out, inventory[i])
-		}
-	}
-	return out, nil
+	return errs.Invalid("%q is no agent action: want install, remove or status", action)
 }
 
 // phase keeps the children of two probes at the same time apart.

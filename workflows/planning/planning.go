@@ -66,6 +66,27 @@ func Members(ctx workflow.Context, in contract.RolloutInput) (deliver.Plan, erro
 	return plan, complete(in, plan)
 }
 
+// Named finds clusters of the inventory by name or Rancher ID, each once; all means every one.
+func Named(inventory []rancher.Cluster, names []string, all bool) ([]rancher.Cluster, error) {
+	if all {
+		return inventory, nil
+	}
+	if len(names) == 0 {
+		return nil, errs.Invalid("name the clusters, or ask for all")
+	}
+	out := make([]rancher.Cluster, 0, len(names))
+	for _, name := range names {
+		i := slices.IndexFunc(inventory, func(c rancher.Cluster) bool { return c.Name == name || c.ID == name })
+		if i < 0 {
+			return nil, errs.NotFound("cluster %s is not in the inventory", name)
+		}
+		if !slices.ContainsFunc(out, func(c rancher.Cluster) bool { return c.Name == inventory[i].Name }) {
+			out = append(out, inventory[i])
+		}
+	}
+	return out, nil
+}
+
 // complete makes sure that the walk can rely on the plan's shape.
 func complete(in contract.RolloutInput, plan deliver.Plan) error {
 	wanted := in.Pipeline.Spec.Environments

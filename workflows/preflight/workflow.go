@@ -16,6 +16,7 @@ import (
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/options"
+	"portcullis.dev/portcullis/workflows/planning"
 	"portcullis.dev/portcullis/workflows/story"
 )
 
@@ -30,7 +31,7 @@ func Run(ctx workflow.Context, in contract.PreflightInput) (contract.PreflightRe
 	if err != nil {
 		return out, story.Final(err)
 	}
-	clusters, err := named(inventory, in)
+	clusters, err := planning.Named(inventory, in.Clusters, in.All)
 	if err != nil {
 		return out, err
 	}
@@ -94,7 +95,7 @@ func PlanMigration(ctx workflow.Context, in contract.PlanMigrationInput) (contra
 	if err != nil {
 		return none, story.Final(err)
 	}
-	clusters, err := named(inventory, contract.PreflightInput{Clusters: []string{in.Cluster}})
+	clusters, err := planning.Named(inventory, []string{in.Cluster}, false)
 	if err != nil {
 		return none, err
 	}
@@ -108,26 +109,6 @@ func PlanMigration(ctx workflow.Context, in contract.PlanMigrationInput) (contra
 		return none, story.Final(err)
 	}
 	return contract.PlanMigrationResult{Plan: planned.Plan, Preflight: planned.Preflight}, nil
-}
-
-func named(inventory []rancher.Cluster, in contract.PreflightInput) ([]rancher.Cluster, error) {
-	if in.All {
-		return inventory, nil
-	}
-	if len(in.Clusters) == 0 {
-		return nil, errs.Invalid("name the clusters, or ask for all")
-	}
-	out := make([]rancher.Cluster, 0, len(in.Clusters))
-	for _, name := range in.Clusters {
-		i := slices.IndexFunc(inventory, func(c rancher.Cluster) bool { return c.Name == name || c.ID == name })
-		if i < 0 {
-			return nil, errs.NotFound("cluster %s is not in the inventory", name)
-		}
-		if !slices.ContainsFunc(out, func(c rancher.Cluster) bool { return c.Name == inventory[i].Name }) {
-			out = append(out, inventory[i])
-		}
-	}
-	return out, nil
 }
 
 // severity orders statuses, the worst last.
