@@ -92,7 +92,7 @@ vet: ## Vet every module
 
 lint: vet ## gofmt, vet and staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	@for m in $(UNIT_MODULES) cmd/portcullis-dev; do (cd $$m && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...); done
 
 vulncheck: ## Look for known vulnerabilities (needs the public vulnerability database)
 	go run golang.org/x/vuln/cmd/govulncheck@latest ./...

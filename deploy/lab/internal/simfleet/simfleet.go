@@ -294,12 +294,12 @@ func (f *Fleet) manageAgents(ctx context.Context, on bool) error {
 	of := f.mgmt.Resource(configMaps).Namespace(fleetlab.SystemNamespace)
 	cm, err := of.Get(ctx, "fleet-controller", metav1.GetOptions{})
 	if err != nil {
-		return fmt.Errorf("Fleet's configuration: %w", err)
+		return fmt.Errorf("configuration of Fleet: %w", err)
 	}
 	text, _, _ := unstructured.NestedString(cm.Object, "data", "config")
 	changed, err := withManageAgent(text, on)
 	if err != nil {
-		return fmt.Errorf("Fleet's configuration: %w", err)
+		return fmt.Errorf("configuration of Fleet: %w", err)
 	}
 	patch, err := json.Marshal(map[string]any{"data": map[string]any{"config": changed}})
 	if err != nil {
