@@ -46,7 +46,7 @@ func openDatabase(o Options) (*config.SQL, error) {
 func createDatabase(file string) error {
 	partial := file + ".partial"
 	if err := os.Remove(partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("Temporal's database cannot be made: %w", err)
+		return fmt.Errorf("the database of Temporal cannot be made: %w", err)
 	}
 	sql := &config.SQL{
 		PluginName:        sqlite.PluginName,
@@ -54,10 +54,10 @@ func createDatabase(file string) error {
 		ConnectAttributes: map[string]string{"mode": "rwc"},
 	}
 	if err := sqliteschema.SetupSchema(sql); err != nil {
-		return fmt.Errorf("Temporal's database %s cannot be made: %w", file, err)
+		return fmt.Errorf("the database of Temporal %s cannot be made: %w", file, err)
 	}
 	if err := os.Rename(partial, file); err != nil {
-		return fmt.Errorf("Temporal's database cannot be made: %w", err)
+		return fmt.Errorf("the database of Temporal cannot be made: %w", err)
 	}
 	return nil
 }
@@ -65,11 +65,11 @@ func createDatabase(file string) error {
 func createNamespace(sql *config.SQL, o Options) error {
 	ns, err := sqliteschema.NewNamespaceConfig(clusterName, o.Namespace, false, nil)
 	if err != nil {
-		return fmt.Errorf("Temporal's namespace %s: %w", o.Namespace, err)
+		return fmt.Errorf("namespace of Temporal %s: %w", o.Namespace, err)
 	}
 	ns.Detail.Config.Retention = durationpb.New(o.Retention)
 	if err := sqliteschema.CreateNamespaces(sql, ns); err != nil {
-		return fmt.Errorf("Temporal's database %s cannot be used: %w; move it away to begin anew", o.Database, err)
+		return fmt.Errorf("the database of Temporal %s cannot be used: %w; move it away to begin anew", o.Database, err)
 	}
 	return nil
 }
