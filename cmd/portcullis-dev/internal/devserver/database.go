@@ -24,7 +24,7 @@ func openDatabase(o Options) (*config.SQL, error) {
 			return nil, err
 		}
 	case err != nil:
-		return nil, fmt.Errorf("Temporal's database cannot be read: %w", err)
+		return nil, fmt.Errorf("the database of Temporal cannot be read: %w", err)
 	}
 	sql := &config.SQL{
 		PluginName:   sqlite.PluginName,
