@@ -12,7 +12,7 @@ import (
 // allowed, and the daemon's share of it, all but waiting for packets, is bounded.
 func TestFiveHundredNodes(t *testing.T) {
 	if testing.Short() {
-		t.Skip("a large simulation")
+		t.Skip("left out by -short: a large simulation")
 	}
 	l := newLab(t, 500)
 	start := time.Now()

@@ -18,7 +18,7 @@ import (
 // What is in the database is there again after a restart, and the UI answers.
 func TestServerKeepsWhatItHas(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts a Temporal server twice")
+		t.Skip("left out by -short: starts a Temporal server twice")
 	}
 	ports, err := freePorts(2)
 	require.NoError(t, err)
