@@ -31,6 +31,28 @@ type Options struct {
 	Mode Mode `json:"mode,omitempty"`
 	// First names nodes to begin with, in this order.
 	First []string `json:"first,omitempty"`
+	// Manifest is the SHA-256, in hex, of Calico's manifest.
+	Manifest string `json:"manifest,omitempty"`
+	// Parallel is how many workers move at a time; 0 means one. Control-plane nodes move one by one.
+	Parallel int `json:"parallel,omitempty"`
+	// MaxFailures is how many nodes may fail, and be put back, before the migration stops.
+	MaxFailures int `json:"maxFailures,omitempty"`
+	// Canary waits for an approval after the first node.
+	Canary bool `json:"canary,omitempty"`
+	// Windows are when a node may begin to move; none means always.
+	Windows []Window `json:"windows,omitempty"`
+}
+
+// Window is a stretch of a day of the week, from From until Until; one that ends
+// before it begins goes on past midnight.
+type Window struct {
+	// Days are mon, tue, wed, thu, fri, sat, sun; none means every day.
+	Days []string `json:"days,omitempty"`
+	// From and Until are times of day, as 22:00.
+	From  string `json:"from"`
+	Until string `json:"until"`
+	// Zone is a name of the IANA database; empty means UTC.
+	Zone string `json:"zone,omitempty"`
 }
 
 // Distribution is who made the Kubernetes of a cluster, by its version's suffix.
@@ -73,6 +95,8 @@ type Plan struct {
 	Vendor Vendor `json:"vendor"`
 	// Acknowledge are what a start must be given.
 	Acknowledge []Acknowledgement `json:"acknowledge,omitempty"`
+	// Manifest is the hash of Calico's manifest that was given.
+	Manifest string `json:"manifest,omitempty"`
 	// Refused says why this cluster cannot be migrated as it is; empty when it can.
 	Refused []string `json:"refused,omitempty"`
 	// Estimate is how long it would take where nothing has to be waited for.
@@ -120,7 +144,7 @@ const (
 
 // Make plans the migration of a cluster from what preflight found.
 func Make(facts *preflight.ClusterFacts, nodes []preflight.NodeFacts, report *preflight.Report, opts Options) Plan {
-	p := Plan{Cluster: facts.Name, Kubernetes: facts.Kubernetes.Value, Target: report.Target}
+	p := Plan{Cluster: facts.Name, Kubernetes: facts.Kubernetes.Value, Target: report.Target, Manifest: opts.Manifest}
 	p.Distribution = distribution(p.Kubernetes)
 	p.Vendor = vendors[p.Distribution]
 	p.refuse(report)
@@ -363,7 +387,8 @@ func (p *Plan) hash() string {
 		Nodes                             []node
 		Acknowledge                       []string
 		Refused                           []string
-	}{p.Cluster, p.Kubernetes, p.From.Namespace + "/" + p.From.Name, p.From.Calico, p.Target, nil, nil, p.Refused}
+		Manifest                          string
+	}{p.Cluster, p.Kubernetes, p.From.Namespace + "/" + p.From.Name, p.From.Calico, p.Target, nil, nil, p.Refused, p.Manifest}
 	for _, n := range p.Nodes {
 		agreed.Nodes = append(agreed.Nodes, node{n.Name, n.Mode})
 	}

@@ -21,4 +21,11 @@ const (
 
 	ActPreflight     = "preflight.Check"
 	ActPlanMigration = "preflight.PlanMigration"
+
+	ActClaim        = "migrate.Claim"
+	ActUnclaim      = "migrate.Unclaim"
+	ActDo           = "migrate.Do"
+	ActUndo         = "migrate.Undo"
+	ActNodes        = "migrate.Nodes"
+	ActRequirements = "migrate.Requirements"
 )

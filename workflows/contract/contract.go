@@ -27,6 +27,8 @@ const (
 	PreflightWorkflow = "Preflight"
 	// PlanMigrationWorkflow plans a migration to Calico; it changes nothing.
 	PlanMigrationWorkflow = "PlanMigration"
+	MigrateWorkflow       = "MigrateCluster"
+	MigrateNodeWorkflow   = "MigrateNode"
 )
 
 // RolloutID is the workflow ID of a pipeline's rollout: a second one is refused by Temporal.
