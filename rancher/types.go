@@ -164,6 +164,10 @@ const (
 	AnnotationHeld = "portcullis.dev/held"
 )
 
+// AnnotationMigration is kept on a Fleet Cluster while it goes from Canal to
+// Calico: the ID of the workflow that migrates it. No rollout touches the cluster meanwhile.
+const AnnotationMigration = "portcullis.dev/migration"
+
 // DefaultSettleTimeout applies where Gate.SettleTimeout is zero.
 const DefaultSettleTimeout = 10 * time.Minute
 
