@@ -31,6 +31,8 @@ type Fleet interface {
 	DeleteGitRepo(ctx context.Context, name string) error
 	ReadHold(ctx context.Context, pipeline string) (string, error)
 	WriteHold(ctx context.Context, pipeline, reason string) error
+	// Migrations returns which of the clusters are being migrated, and by which workflow.
+	Migrations(ctx context.Context, clusters ...string) (map[string]string, error)
 }
 
 var _ Fleet = (*rancher.Client)(nil)
@@ -92,6 +94,9 @@ func (a *Activities) Clusters(context.Context) (_ []rancher.Cluster, err error) 
 // each rollout and commit.
 func (a *Activities) Stage(ctx context.Context, in UnitInput) (_ *Staged, err error) {
 	defer a.metrics.count("Stage", &err)
+	if err := a.unmigrated(ctx, clusterNames(in.Unit.Clusters)); err != nil {
+		return nil, err
+	}
 	w, err := a.begin(ctx, "staging", in)
 	if err != nil {
 		return nil, err
@@ -111,6 +116,9 @@ func (a *Activities) Stage(ctx context.Context, in UnitInput) (_ *Staged, err er
 // Release lifts the pause from what Stage wrote.
 func (a *Activities) Release(ctx context.Context, in UnitInput) (err error) {
 	defer a.metrics.count("Release", &err)
+	if err := a.unmigrated(ctx, clusterNames(in.Unit.Clusters)); err != nil {
+		return err
+	}
 	return a.release(ctx, in)
 }
 

@@ -28,8 +28,12 @@ type fakeFleet struct {
 	bundles  map[string]*fleet.Bundle
 	deployed map[string]map[string]*rancher.BundleDeployment // GitRepo -> cluster
 	holds    map[string]string
-	waiters  map[chan struct{}]bool
-	writes   int
+	// migrating maps clusters to the workflow that migrates them.
+	migrating map[string]string
+	waiters   map[chan struct{}]bool
+	writes    int
+	// reads counts questions about migrations.
+	reads int
 
 	// down makes every call to the API server fail.
 	down error
@@ -48,7 +52,7 @@ type fakeFleet struct {
 func newFake(names ...string) *fakeFleet {
 	f := &fakeFleet{
 		repos: map[string]*fleet.GitRepo{}, bundles: map[string]*fleet.Bundle{}, deployed: map[string]map[string]*rancher.BundleDeployment{},
-		holds: map[string]string{}, waiters: map[chan struct{}]bool{}, offline: map[string]bool{}, broken: map[string]bool{},
+		holds: map[string]string{}, migrating: map[string]string{}, waiters: map[chan struct{}]bool{}, offline: map[string]bool{}, broken: map[string]bool{},
 	}
 	for _, n := range names {
 		f.clusters = append(f.clusters, rancher.Cluster{ID: "c-" + n, Name: n, Connected: true, AgentLastSeen: time.Now(), Labels: map[string]string{"env": "dev", "name": n}})
@@ -121,6 +125,22 @@ func (f *fakeFleet) GetGitRepo(_ context.Context, name string) (*fleet.GitRepo, 
 		return r.DeepCopy(), nil
 	}
 	return nil, nil
+}
+
+func (f *fakeFleet) Migrations(_ context.Context, names ...string) (map[string]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down != nil {
+		return nil, f.down
+	}
+	f.reads++
+	found := map[string]string{}
+	for _, name := range names {
+		if by := f.migrating[name]; by != "" {
+			found[name] = by
+		}
+	}
+	return found, nil
 }
 
 func (f *fakeFleet) GitJobs(context.Context, string) ([]*batchv1.Job, error) {

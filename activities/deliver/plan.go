@@ -51,6 +51,9 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (_ *Plan, err error
 	if err != nil {
 		return nil, err
 	}
+	if err := a.unmigrated(ctx, planned(units)); err != nil {
+		return nil, err
+	}
 	return assemble(a.fleet.Workspace(), held, units), nil
 }
 
