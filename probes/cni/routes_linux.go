@@ -117,7 +117,7 @@ func spare(link netlink.Link, peer netip.Prefix) *netlink.Route {
 }
 
 func spares(link netlink.Link) (map[netip.Prefix]bool, error) {
-	routes, err := netlink.RouteList(link, netlink.FAMILY_V4)
+	routes, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the routes through %s: %w", link.Attrs().Name, err)
 	}

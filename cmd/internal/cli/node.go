@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"portcullis.dev/portcullis/probes/cni"
 	"portcullis.dev/portcullis/probes/preflight/node"
 	"portcullis.dev/portcullis/probes/wire"
 )
@@ -18,7 +19,7 @@ func (a *app) nodeCommand() *cobra.Command {
 		Use:   "node",
 		Short: "The agent's side: what the daemon runs on a node",
 		Long:  "What the daemon runs inside the agent's pod on a node. People do not need these verbs.",
-	}, a.nodeReach(), a.nodePreflight(), a.nodeIdle())
+	}, a.nodeReach(), a.nodePreflight(), a.nodeCNI(), a.nodeIdle())
 }
 
 func (a *app) nodeReach() *cobra.Command {
@@ -43,6 +44,19 @@ func (a *app) nodePreflight() *cobra.Command {
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 			defer stop()
 			return node.Serve(ctx, a.Stdin, a.Stdout)
+		}),
+	}
+}
+
+func (a *app) nodeCNI() *cobra.Command {
+	return &cobra.Command{
+		Use:   "cni",
+		Short: "Read a request of a migration from standard input, do it, and write the reply to standard output",
+		Args:  cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			defer stop()
+			return cni.Serve(ctx, a.Stdin, a.Stdout, cni.Host{})
 		}),
 	}
 }
