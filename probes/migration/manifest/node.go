@@ -14,8 +14,8 @@ func podPath(path ...any) []any { return append([]any{"spec", "template", "spec"
 // release is the tag of a released image; vendors append to it.
 var release = regexp.MustCompile(`^v\d+\.\d+\.\d+([-+._][A-Za-z0-9._-]+)?$`)
 
-// tag is the part of an image behind the colon, or "".
-func tag(image string) string {
+// Tag is the part of an image behind the colon, or "".
+func Tag(image string) string {
 	image, _, _ = strings.Cut(image, "@")
 	_, after, _ := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
 	return after
@@ -26,7 +26,7 @@ func (m *Manifest) containers(it item, spec *corev1.PodSpec, errs *Errors) {
 	each := func(list string, containers []corev1.Container) {
 		for i, c := range containers {
 			m.images = append(m.images, c.Image)
-			if t := tag(c.Image); !release.MatchString(t) {
+			if t := Tag(c.Image); !release.MatchString(t) {
 				errs.add(it.line(podPath(list, i, "image")...), "container %s: the image %q has no tag of a release, such as v3.28.5", c.Name, c.Image)
 			}
 		}
@@ -62,7 +62,7 @@ func (m *Manifest) nodeSet(it item, errs *Errors) {
 		return
 	}
 	c := &spec.Containers[i]
-	m.version = tag(c.Image)
+	m.version = Tag(c.Image)
 	m.environment(it, i, c, errs)
 	for name, probe := range map[string]*corev1.Probe{"livenessProbe": c.LivenessProbe, "readinessProbe": c.ReadinessProbe} {
 		if probe != nil && probe.Exec != nil && slices.ContainsFunc(probe.Exec.Command, func(arg string) bool { return strings.HasPrefix(arg, "-bird") }) {
