@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/activities/migrate"
 	checks "portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
@@ -44,13 +45,14 @@ type Activities struct {
 	Deliver   *deliver.Activities
 	Verify    *verify.Activities
 	Preflight *checks.Activities
+	Migrate   *migrate.Activities
 }
 
 // RegisterActivities registers every activity, named <package>.<Method>. Exported
 // methods that are no activities, such as those that hand out metrics, are
 // passed over; a test makes sure that no activity is.
 func RegisterActivities(r worker.ActivityRegistry, a Activities) {
-	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify, "preflight.": a.Preflight} {
+	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify, "preflight.": a.Preflight, "migrate.": a.Migrate} {
 		r.RegisterActivityWithOptions(methods, activity.RegisterOptions{Name: prefix, SkipInvalidStructFunctions: true})
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/migrate"
 	"portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
@@ -28,16 +29,18 @@ func build(cfg config.Server, version string) (*Parts, error) {
 	if err != nil {
 		return nil, errs.FromRancher(err)
 	}
+	agent := verify.Config{
+		Image:            cfg.Agent.Image,
+		Namespace:        cfg.Agent.Namespace,
+		PullPolicy:       cfg.Agent.PullPolicy,
+		ImagePullSecrets: cfg.Agent.ImagePullSecrets,
+	}
 	activities := workflows.Activities{
-		Source:  source.New(source.Config{CacheDir: cfg.Git.CacheDir, CAFile: cfg.Git.CAFile}, client),
-		Deliver: deliver.New(client),
-		Verify: verify.New(verify.Config{
-			Image:            cfg.Agent.Image,
-			Namespace:        cfg.Agent.Namespace,
-			PullPolicy:       cfg.Agent.PullPolicy,
-			ImagePullSecrets: cfg.Agent.ImagePullSecrets,
-		}, client),
+		Source:    source.New(source.Config{CacheDir: cfg.Git.CacheDir, CAFile: cfg.Git.CAFile}, client),
+		Deliver:   deliver.New(client),
+		Verify:    verify.New(agent, client),
 		Preflight: preflight.New(preflight.Config{Namespace: cfg.Agent.Namespace}, client),
+		Migrate:   migrate.New(agent, client, client),
 	}
 	return &Parts{
 		Rancher: typed{client},

@@ -1,0 +1,321 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/probes/cni"
+)
+
+// turn makes Calico the choice of nodes without a label. Nodes that got it with Canal
+// still on them are labelled before, so that none is swapped by surprise.
+func (r *run) turn(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range nodes {
+		if nodes[i].Labels[labelCNI] != cniCalico {
+			return errs.Unavailable("node %s is not on Calico yet", nodes[i].Name)
+		}
+	}
+	if err := r.choose(ctx, o, corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn); err != nil {
+		return err
+	}
+	r.changed("a node that joins from here on gets Calico")
+	if len(nodes) < 2 {
+		return nil
+	}
+	for i := range nodes {
+		if err := r.leaveOverlay(ctx, &nodes[i], nodes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// choose says on which nodes, by their label canal, Canal and Calico run.
+func (r *run) choose(ctx context.Context, o *original, canal, calico corev1.NodeSelectorOperator) error {
+	if err := r.editDaemonSet(ctx, o.Canal.Namespace, o.Canal.Name, func(ds *appsv1.DaemonSet) {
+		onlyWhere(&ds.Spec.Template.Spec, canal, cniCanal)
+	}); err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	for _, ds := range []struct{ namespace, name string }{{calicoNamespace, calicoDaemonSet}, {o.Canal.Namespace, keeperName}} {
+		if err := r.editDaemonSet(ctx, ds.namespace, ds.name, func(d *appsv1.DaemonSet) {
+			onlyWhere(&d.Spec.Template.Spec, calico, cniCanal)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// turnBack makes Canal the choice again.
+func (r *run) turnBack(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	// A node that joined and got Calico keeps it for now, by name.
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range nodes {
+		if nodes[i].Labels[labelCNI] == "" {
+			if err := r.patchNode(ctx, nodes[i].Name, map[string]any{labelCNI: cniCalico}, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.editDaemonSet(ctx, o.Canal.Namespace, o.Canal.Name, func(ds *appsv1.DaemonSet) {
+		onlyWhere(&ds.Spec.Template.Spec, corev1.NodeSelectorOpNotIn, cniCalico)
+	}); err != nil {
+		return err
+	}
+	for _, ds := range []struct{ namespace, name string }{{calicoNamespace, calicoDaemonSet}, {o.Canal.Namespace, keeperName}} {
+		if err := r.editDaemonSet(ctx, ds.namespace, ds.name, func(d *appsv1.DaemonSet) {
+			onlyWhere(&d.Spec.Template.Spec, corev1.NodeSelectorOpIn, cniCalico)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unlink ends flanneld and takes its devices away.
+func (r *run) unlink(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
+		return err
+	}
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	// Asked once more: a node that rebooted since has flannel's routes again.
+	if len(nodes) > 1 {
+		for i := range nodes {
+			if err := r.leaveOverlay(ctx, &nodes[i], nodes); err != nil {
+				return err
+			}
+		}
+	}
+	err = r.kube.AppsV1().DaemonSets(o.Canal.Namespace).Delete(ctx, keeperName, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	if err := r.await(ctx, "flanneld to end", func(ctx context.Context) (string, error) {
+		list, err := r.kube.CoreV1().Pods(o.Canal.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + keeperName})
+		if err != nil || len(list.Items) == 0 {
+			return "", err
+		}
+		return fmt.Sprintf("%d pods of %s", len(list.Items), keeperName), nil
+	}); err != nil {
+		return err
+	}
+	if _, err := r.askAll(ctx, nodes, toPeers(cni.OpUnlink, nodes)); err != nil {
+		return err
+	}
+	r.proved("%s is gone from %d nodes", o.Flannel, len(nodes))
+	return nil
+}
+
+// link brings flanneld back, which makes its device and routes again.
+func (r *run) link(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.keeper(ctx, o, corev1.NodeSelectorOpNotIn, cniCanal); err != nil {
+		return err
+	}
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
+		return err
+	}
+	if err := r.await(ctx, "flanneld", func(ctx context.Context) (string, error) {
+		nodes, err := r.nodes(ctx)
+		if err != nil {
+			return "", err
+		}
+		replies, err := r.askAll(ctx, nodes, toPeers(cni.OpLook, nodes))
+		if err != nil {
+			return "", err
+		}
+		for name, reply := range replies {
+			if d := deviceOf(reply.State, o.Flannel); d == nil || !d.Up {
+				return fmt.Sprintf("%s on %s", o.Flannel, name), nil
+			}
+		}
+		return "", nil
+	}); err != nil {
+		return err
+	}
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	return r.spares(ctx, nodes)
+}
+
+// adopt deletes Canal and leaves Calico as its manifest says.
+func (r *run) adopt(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := r.calico(ctx)
+	if err != nil {
+		return err
+	}
+	background := metav1.DeletePropagationBackground
+	err = r.kube.AppsV1().DaemonSets(o.Canal.Namespace).Delete(ctx, o.Canal.Name, metav1.DeleteOptions{PropagationPolicy: &background})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	objects := m.Objects()
+	for _, u := range o.Others {
+		if !containsName(objects, u.GetKind(), u.GetNamespace(), u.GetName()) {
+			if err := r.drop(ctx, u); err != nil {
+				return err
+			}
+		}
+	}
+	r.changed("Canal's DaemonSet %s/%s and %d objects of its own deleted", o.Canal.Namespace, o.Canal.Name, len(o.Others))
+	for _, u := range objects {
+		if err := r.apply(ctx, u); err != nil {
+			return err
+		}
+	}
+	if err := r.await(ctx, "Calico's DaemonSet", func(ctx context.Context) (string, error) {
+		ds, err := r.kube.AppsV1().DaemonSets(calicoNamespace).Get(ctx, calicoDaemonSet, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		s := &ds.Status
+		switch {
+		case s.ObservedGeneration < ds.Generation:
+			return "its controller has not seen the change yet", nil
+		case s.UpdatedNumberScheduled < s.DesiredNumberScheduled || s.NumberReady < s.DesiredNumberScheduled:
+			return fmt.Sprintf("%d of %d pods are updated, %d ready", s.UpdatedNumberScheduled, s.DesiredNumberScheduled, s.NumberReady), nil
+		}
+		return "", nil
+	}); err != nil {
+		return err
+	}
+	for _, name := range m.Renamed() {
+		u := &unstructured.Unstructured{}
+		u.SetAPIVersion("rbac.authorization.k8s.io/v1")
+		u.SetKind(name.Kind)
+		u.SetName(name.Name)
+		if err := r.drop(ctx, u); err != nil {
+			return err
+		}
+	}
+	r.proved("Calico %s is as its manifest says, and ready on every node", m.Version())
+	return nil
+}
+
+// giveBack makes Canal's objects again, on no node yet, and Calico's those of beside.
+func (r *run) giveBack(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := r.calico(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range o.Others {
+		if err := r.recreate(ctx, u); err != nil {
+			return err
+		}
+	}
+	// Its role was Calico's for a while; that of beside has another name.
+	for _, u := range o.Others {
+		if u.GetKind() == "ClusterRole" {
+			if err := r.apply(ctx, u); err != nil {
+				return err
+			}
+		}
+	}
+	canal := o.Canal.DeepCopy()
+	canal.Spec.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{Type: appsv1.OnDeleteDaemonSetStrategyType}
+	onlyWhere(&canal.Spec.Template.Spec, corev1.NodeSelectorOpIn, cniCanal)
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(canal)
+	if err != nil {
+		return err
+	}
+	if err := r.recreate(ctx, clean(&unstructured.Unstructured{Object: content})); err != nil {
+		return err
+	}
+	return r.beside(ctx, o, m, corev1.NodeSelectorOpNotIn, cniCanal)
+}
+
+// clean removes what is left of Canal on the nodes, proves that nothing is, and takes
+// away everything that the migration kept.
+func (r *run) clean(ctx context.Context) error {
+	o, _, err := r.stored(ctx)
+	if err != nil {
+		return err
+	}
+	if o == nil {
+		// It had ended all but the migrator.
+		return r.removeMigrator(ctx)
+	}
+	r.saved = o
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
+		return err
+	}
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := r.askAll(ctx, nodes, toPeers(cni.OpClean, nodes)); err != nil {
+		return err
+	}
+	if _, err := r.askAll(ctx, nodes, func(*corev1.Node) (cni.Request, error) { return cni.Request{Op: cni.OpForget}, nil }); err != nil {
+		return err
+	}
+	replies, err := r.askAll(ctx, nodes, toPeers(cni.OpLook, nodes))
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		s := replies[n.Name].State
+		if len(s.Residue) > 0 {
+			return errs.Failed("node %s still has something of Canal's: %s; remove it, and resume", n.Name, strings.Join(s.Residue, "; "))
+		}
+		for _, u := range s.Unknown {
+			r.proved("node %s: could not be looked at: %s", n.Name, u)
+		}
+	}
+	r.proved("%d nodes have no residue: no device, route, rule, chain or file of flannel's or Canal's", len(nodes))
+	if err := r.restoreIPAM(ctx, o); err != nil {
+		return err
+	}
+	if err := r.unlabel(ctx); err != nil {
+		return err
+	}
+	if err := r.dropState(ctx); err != nil {
+		return err
+	}
+	return r.removeMigrator(ctx)
+}

@@ -1,0 +1,498 @@
+package migrate
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/kubectl/pkg/drain"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/probes/cni"
+)
+
+// here finds the node of the step among all.
+func (r *run) here(ctx context.Context) (*corev1.Node, []corev1.Node, error) {
+	if r.in.Node == "" {
+		return nil, nil, errs.Invalid("the step %s needs a node", r.in.Step)
+	}
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := node(nodes, r.in.Node)
+	return n, nodes, err
+}
+
+// check sees that a node is fit to move. Nodes that joined after the preparation are
+// prepared first.
+func (r *run) check(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.tunnels(ctx); err != nil {
+		return err
+	}
+	if err := r.claimAll(ctx); err != nil {
+		return err
+	}
+	n, nodes, err := r.here(ctx)
+	if err != nil {
+		return err
+	}
+	if !ready(n) {
+		return errs.Failed("node %s is not ready", n.Name)
+	}
+	pods, err := r.podsOn(ctx, o.Canal.Namespace, metav1.FormatLabelSelector(o.Canal.Spec.Selector), n.Name)
+	if err != nil {
+		return err
+	}
+	if n.Labels[labelCNI] != cniCalico && (len(pods) != 1 || !podReady(&pods[0])) {
+		return errs.Failed("node %s: Canal's pod is not ready", n.Name)
+	}
+	req, err := aboutPeers(cni.OpSave, nodes, n)
+	if err != nil {
+		return err
+	}
+	reply, err := r.ask(ctx, n.Name, req)
+	if err != nil {
+		return err
+	}
+	active := cni.Active(reply.State.Files)
+	if active == nil {
+		return errs.Failed("node %s has no CNI configuration", n.Name)
+	}
+	r.proved("node %s is ready, and so is Canal on it; its CNI configuration %s is kept", n.Name, active.Name)
+	return nil
+}
+
+// leave takes the node's traffic to Calico's overlay.
+func (r *run) leave(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
+		return err
+	}
+	n, nodes, err := r.here(ctx)
+	if err != nil || len(nodes) < 2 {
+		return err
+	}
+	return r.leaveOverlay(ctx, n, nodes)
+}
+
+func (r *run) leaveOverlay(ctx context.Context, n *corev1.Node, nodes []corev1.Node) error {
+	req, err := aboutPeers(cni.OpSpares, nodes, n)
+	if err != nil {
+		return err
+	}
+	if _, err := r.ask(ctx, n.Name, req); err != nil {
+		return err
+	}
+	req.Op = cni.OpLeave
+	reply, err := r.ask(ctx, n.Name, req)
+	if err != nil {
+		return err
+	}
+	for _, route := range reply.State.Routes {
+		if len(route.Through) != 1 || route.Through[0] != calicoDevice {
+			return errs.Failed("node %s: the pods of %s are reached through %s, and not through %s alone", n.Name, route.Peer, strings.Join(route.Through, ", "), calicoDevice)
+		}
+	}
+	r.proved("node %s reaches the pods of %d nodes through %s", n.Name, len(reply.State.Routes), calicoDevice)
+	return nil
+}
+
+// enter takes the node's traffic back to flannel's overlay.
+func (r *run) enter(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
+		return err
+	}
+	n, nodes, err := r.here(ctx)
+	if apierrors.IsNotFound(err) || errs.TypeOf(err) == errs.TypeNotFound || len(nodes) < 2 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	req, err := aboutPeers(cni.OpEnter, nodes, n)
+	if err != nil {
+		return err
+	}
+	_, err = r.ask(ctx, n.Name, req)
+	return err
+}
+
+// seen is what a pod was before its node moved.
+type seen struct {
+	address  string
+	restarts int32
+}
+
+// swap lets calico-node take the place of Canal's pod.
+func (r *run) swap(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	n, nodes, err := r.here(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := r.pods(ctx, n.Name)
+	if err != nil {
+		return err
+	}
+	if n.Labels[labelCNI] != cniCalico {
+		if err := r.patchNode(ctx, n.Name, map[string]any{labelCNI: cniCalico}, nil); err != nil {
+			return err
+		}
+		r.changed("node %s: %s=%s", n.Name, labelCNI, cniCalico)
+	}
+	canal := metav1.FormatLabelSelector(o.Canal.Spec.Selector)
+	if err := r.await(ctx, "Calico on "+n.Name, func(ctx context.Context) (string, error) {
+		if waiting, err := r.gone(ctx, o.Canal.Namespace, canal, n.Name); waiting != "" || err != nil {
+			return waiting, err
+		}
+		if waiting, err := r.there(ctx, calicoNamespace, calicoSelector, n.Name); waiting != "" || err != nil {
+			return waiting, err
+		}
+		return r.there(ctx, o.Canal.Namespace, "app.kubernetes.io/name="+keeperName, n.Name)
+	}); err != nil {
+		return err
+	}
+	req, err := aboutPeers(cni.OpLook, nodes, n)
+	if err != nil {
+		return err
+	}
+	reply, err := r.ask(ctx, n.Name, req)
+	if err != nil {
+		return err
+	}
+	active := cni.Active(reply.State.Files)
+	if active == nil || active.IPAM != "calico-ipam" {
+		return errs.Failed("node %s: calico-node is ready, and the CNI configuration is not Calico's: %s", n.Name, names(reply.State.Files))
+	}
+	r.proved("node %s: calico-node is ready, and new pods get their network from %s", n.Name, active.Name)
+	return r.kept(ctx, n.Name, before)
+}
+
+func names(files []cni.File) string {
+	var out []string
+	for _, f := range files {
+		out = append(out, f.Name)
+	}
+	return strings.Join(out, ", ")
+}
+
+// pods are those on a node that have an address of their own and run, by UID.
+func (r *run) pods(ctx context.Context, nodeName string) (map[string]seen, error) {
+	list, err := r.podsOn(ctx, metav1.NamespaceAll, "", nodeName)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]seen{}
+	for i := range list {
+		p := &list[i]
+		if p.Spec.HostNetwork || !podReady(p) {
+			continue
+		}
+		s := seen{address: p.Status.PodIP}
+		for _, c := range p.Status.ContainerStatuses {
+			s.restarts += c.RestartCount
+		}
+		out[string(p.UID)] = s
+	}
+	return out, nil
+}
+
+// kept says how many pods are as they were. One that ended meanwhile of its own
+// accord is no failure: the probes tell whether anything is amiss.
+func (r *run) kept(ctx context.Context, nodeName string, before map[string]seen) error {
+	after, err := r.pods(ctx, nodeName)
+	if err != nil {
+		return err
+	}
+	same := 0
+	for uid, was := range before {
+		if after[uid] == was {
+			same++
+		}
+	}
+	r.proved("node %s: %d of %d pods kept their address and did not restart", nodeName, same, len(before))
+	return nil
+}
+
+func (r *run) gone(ctx context.Context, namespace, selector, node string) (string, error) {
+	pods, err := r.podsOn(ctx, namespace, selector, node)
+	if err != nil || len(pods) == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("pod %s/%s to go", pods[0].Namespace, pods[0].Name), nil
+}
+
+func (r *run) there(ctx context.Context, namespace, selector, node string) (string, error) {
+	pods, err := r.podsOn(ctx, namespace, selector, node)
+	if err != nil {
+		return "", err
+	}
+	for i := range pods {
+		if podReady(&pods[i]) {
+			return "", nil
+		}
+	}
+	if len(pods) == 0 {
+		return fmt.Sprintf("a pod %s on %s", selector, node), nil
+	}
+	return fmt.Sprintf("pod %s/%s: %s", pods[0].Namespace, pods[0].Name, podTrouble(&pods[0])), nil
+}
+
+// podTrouble says why a pod is not ready.
+func podTrouble(p *corev1.Pod) string {
+	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for _, c := range list {
+			switch {
+			case c.State.Waiting != nil && c.State.Waiting.Reason != "PodInitializing":
+				return fmt.Sprintf("%s: %s %s", c.Name, c.State.Waiting.Reason, c.State.Waiting.Message)
+			case c.State.Terminated != nil && c.State.Terminated.ExitCode != 0:
+				return fmt.Sprintf("%s ended with %d: %s", c.Name, c.State.Terminated.ExitCode, c.State.Terminated.Message)
+			}
+		}
+	}
+	if p.DeletionTimestamp != nil {
+		return "it is going"
+	}
+	return "not ready yet"
+}
+
+// swapBack puts Canal back on the node: its pod, its CNI configuration, and the
+// addresses of the pods that run.
+func (r *run) swapBack(ctx context.Context) error {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
+		return err
+	}
+	n, nodes, err := r.here(ctx)
+	if errs.TypeOf(err) == errs.TypeNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if n.Labels[labelCNI] != cniCanal {
+		if err := r.patchNode(ctx, n.Name, map[string]any{labelCNI: cniCanal}, nil); err != nil {
+			return err
+		}
+		r.changed("node %s: %s=%s", n.Name, labelCNI, cniCanal)
+	}
+	if err := r.await(ctx, "Canal on "+n.Name, func(ctx context.Context) (string, error) {
+		if waiting, err := r.gone(ctx, calicoNamespace, calicoSelector, n.Name); waiting != "" || err != nil {
+			return waiting, err
+		}
+		return r.there(ctx, o.Canal.Namespace, metav1.FormatLabelSelector(o.Canal.Spec.Selector), n.Name)
+	}); err != nil {
+		return err
+	}
+	addresses, err := r.allocated(ctx, n)
+	if err != nil {
+		return err
+	}
+	req, err := aboutPeers(cni.OpRestore, nodes, n)
+	if err != nil {
+		return err
+	}
+	req.Addresses = addresses
+	reply, err := r.ask(ctx, n.Name, req)
+	if err != nil {
+		return err
+	}
+	active := cni.Active(reply.State.Files)
+	if active == nil || active.IPAM != "host-local" {
+		return errs.Failed("node %s: the CNI configuration is not Canal's again: %s", n.Name, names(reply.State.Files))
+	}
+	r.proved("node %s: Canal is ready, new pods get their network from %s, and %d addresses in use are host-local's again", n.Name, active.Name, len(addresses))
+	return r.emptyClaim(ctx, n)
+}
+
+// podHandle begins the handle of a pod's address in Calico's IPAM, before the container's ID.
+const podHandle = hostLocalNetwork + "."
+
+// allocated are the addresses of pods that Calico's IPAM has on a node.
+func (r *run) allocated(ctx context.Context, n *corev1.Node) ([]cni.Address, error) {
+	claim, err := r.claimOf(n)
+	if err != nil {
+		return nil, err
+	}
+	var out []cni.Address
+	for _, b := range claim.Blocks {
+		u, err := r.get(ctx, ipamBlocks, b.Name)
+		if err != nil {
+			return nil, err
+		}
+		if u == nil {
+			continue
+		}
+		found, err := addressesIn(u)
+		if err != nil {
+			return nil, errs.Failed("IPAMBlock %s: %v", b.Name, err)
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+// addressesIn reads which container has which address of a block.
+func addressesIn(block *unstructured.Unstructured) ([]cni.Address, error) {
+	text, _, _ := unstructured.NestedString(block.Object, "spec", "cidr")
+	cidr, err := netip.ParsePrefix(text)
+	if err != nil {
+		return nil, err
+	}
+	allocations, _, err := unstructured.NestedSlice(block.Object, "spec", "allocations")
+	if err != nil {
+		return nil, err
+	}
+	attributes, _, err := unstructured.NestedSlice(block.Object, "spec", "attributes")
+	if err != nil {
+		return nil, err
+	}
+	var out []cni.Address
+	ip := cidr.Addr()
+	for _, a := range allocations {
+		if i, ok := a.(int64); ok && i >= 0 && int(i) < len(attributes) {
+			owner, _ := attributes[i].(map[string]any)
+			handle, _ := owner["handle_id"].(string)
+			if container, ok := strings.CutPrefix(handle, podHandle); ok {
+				out = append(out, cni.Address{IP: ip, Container: container, Interface: "eth0"})
+			}
+		}
+		ip = ip.Next()
+	}
+	return out, nil
+}
+
+// emptyClaim takes the pods' addresses of a node out of Calico's IPAM: host-local
+// has them again, and what Calico still had would never be given back.
+func (r *run) emptyClaim(ctx context.Context, n *corev1.Node) error {
+	claim, err := r.claimOf(n)
+	if err != nil {
+		return err
+	}
+	for i := range claim.Blocks {
+		block := &claim.Blocks[i]
+		u, err := r.get(ctx, ipamBlocks, block.Name)
+		if err != nil {
+			return err
+		}
+		if u == nil {
+			continue
+		}
+		attributes, _, _ := unstructured.NestedSlice(u.Object, "spec", "attributes")
+		for _, a := range attributes {
+			owner, _ := a.(map[string]any)
+			if handle, _ := owner["handle_id"].(string); strings.HasPrefix(handle, podHandle) || strings.HasPrefix(handle, "ipip-tunnel-addr-") {
+				if err := r.remove(ctx, ipamHandles, strings.ToLower(handle)); err != nil {
+					return err
+				}
+			}
+		}
+		if len(attributes) == len(block.Spec.Attributes) {
+			continue
+		}
+		if err := r.remove(ctx, ipamBlocks, block.Name); err != nil {
+			return err
+		}
+		if err := r.create(ctx, ipamBlocks, block); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drainer evicts pods as kubectl does, by the same code.
+func (r *run) drainer(ctx context.Context) *drain.Helper {
+	var said bytes.Buffer
+	return &drain.Helper{
+		Ctx: ctx, Client: r.kube,
+		// The plan named the pods that nothing makes again, and those with data on the node.
+		Force: true, DeleteEmptyDirData: true, IgnoreAllDaemonSets: true,
+		GracePeriodSeconds: -1,
+		Timeout:            max(time.Until(r.deadline), time.Second),
+		Out:                io.Discard, ErrOut: &said,
+	}
+}
+
+// evict cordons the node and moves its pods away. Budgets are honoured: a pod that
+// may not go yet is tried again until the deadline.
+func (r *run) evict(ctx context.Context) error {
+	n, _, err := r.here(ctx)
+	if err != nil {
+		return err
+	}
+	if !n.Spec.Unschedulable {
+		// Said first: whoever uncordons must know that it was us.
+		if err := r.patchNode(ctx, n.Name, nil, map[string]any{annotationCordoned: r.in.Migration}); err != nil {
+			return err
+		}
+	}
+	helper := r.drainer(ctx)
+	if err := drain.RunCordonOrUncordon(helper, n, true); err != nil {
+		return err
+	}
+	list, problems := helper.GetPodsForDeletion(n.Name)
+	if len(problems) > 0 {
+		return errs.Failed("node %s cannot be drained: %v", n.Name, problems[0])
+	}
+	pods := list.Pods()
+	begun := r.now()
+	defer func() { r.waited += r.now().Sub(begun) }()
+	helper.OnPodDeletionOrEvictionFinished = func(pod *corev1.Pod, _ bool, err error) {
+		if err == nil {
+			r.changed("pod %s/%s left %s", pod.Namespace, pod.Name, n.Name)
+		}
+	}
+	r.note("evicting", 0, len(pods), fmt.Sprintf("%d pods to leave %s", len(pods), n.Name))
+	if err := helper.DeleteOrEvictPods(pods); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return errs.Deadline("node %s could not be drained: %s", n.Name, oneLine(err.Error()))
+	}
+	r.proved("node %s is cordoned, and %d pods were evicted", n.Name, len(pods))
+	return nil
+}
+
+// uncordon opens the node again, where a migration closed it.
+func (r *run) uncordon(ctx context.Context) error {
+	n, _, err := r.here(ctx)
+	if errs.TypeOf(err) == errs.TypeNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if n.Annotations[annotationCordoned] == "" {
+		return nil
+	}
+	if err := drain.RunCordonOrUncordon(r.drainer(ctx), n, false); err != nil {
+		return err
+	}
+	return r.patchNode(ctx, n.Name, nil, map[string]any{annotationCordoned: nil})
+}
