@@ -19,6 +19,7 @@ import (
 	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/probes/cni"
 )
 
@@ -38,6 +39,9 @@ var nodeCommand = []string{"portcullis", "node", "cni"}
 
 // ensureMigrator installs the migrator, and waits for it on every node that is ready itself.
 func (r *run) ensureMigrator(ctx context.Context, folder string) error {
+	if err := verify.ApplyNamespace(ctx, r.kube, r.config.Namespace); err != nil {
+		return err
+	}
 	ds := appsac.DaemonSet(migratorName, r.config.Namespace).
 		WithLabels(map[string]string{"app.kubernetes.io/name": migratorName, managedLabel: fieldManager}).
 		WithSpec(appsac.DaemonSetSpec().

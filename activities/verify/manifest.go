@@ -30,7 +30,7 @@ var idleCommand = []string{"portcullis", "node", "idle"}
 // apply makes the agent what it must be, and touches nothing else.
 func (a *Activities) apply(ctx context.Context, kube kubernetes.Interface) error {
 	options := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
-	if err := a.applyNamespace(ctx, kube, options); err != nil {
+	if err := ApplyNamespace(ctx, kube, a.config.Namespace); err != nil {
 		return err
 	}
 	if _, err := kube.CoreV1().ServiceAccounts(a.config.Namespace).Apply(ctx, a.serviceAccount(), options); err != nil {
@@ -40,23 +40,23 @@ func (a *Activities) apply(ctx context.Context, kube kubernetes.Interface) error
 	return err
 }
 
-// applyNamespace makes the namespace, or leaves one that somebody else made
+// ApplyNamespace makes the agent's namespace, or leaves one that somebody else made
 // as it is: it is then theirs to allow privileged pods in it, and stays when the agent goes.
-func (a *Activities) applyNamespace(ctx context.Context, kube kubernetes.Interface, options metav1.ApplyOptions) error {
-	ns, err := kube.CoreV1().Namespaces().Get(ctx, a.config.Namespace, metav1.GetOptions{})
+func ApplyNamespace(ctx context.Context, kube kubernetes.Interface, name string) error {
+	ns, err := kube.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case err == nil && ns.Labels[managedLabel] != fieldManager:
 		return nil
 	case err != nil && !apierrors.IsNotFound(err):
 		return err
 	}
-	_, err = kube.CoreV1().Namespaces().Apply(ctx, coreac.Namespace(a.config.Namespace).WithLabels(map[string]string{
+	_, err = kube.CoreV1().Namespaces().Apply(ctx, coreac.Namespace(name).WithLabels(map[string]string{
 		managedLabel: fieldManager,
 		// The agent is in the node's namespaces: Pod Security must let it be.
 		"pod-security.kubernetes.io/enforce": "privileged",
 		"pod-security.kubernetes.io/audit":   "privileged",
 		"pod-security.kubernetes.io/warn":    "privileged",
-	}), options)
+	}), metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 	return err
 }
 
