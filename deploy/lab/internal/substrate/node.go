@@ -37,6 +37,7 @@ var own = map[string]string{
 	"lib-cni":        "/var/lib/cni",
 	"lib-containerd": "/var/lib/containerd",
 	"lib-kubelet":    "/var/lib/kubelet",
+	"lib-portcullis": "/var/lib/portcullis",
 	"log":            "/var/log",
 }
 
