@@ -27,6 +27,16 @@ func (o *operation) look() State {
 	unknown(err)
 	s.Routes, err = o.routes()
 	unknown(err)
+	if o.store == nil {
+		return s
+	}
+	found, failed := o.residues()
+	for _, r := range found {
+		s.Residue = append(s.Residue, r.what)
+	}
+	for _, err := range failed {
+		unknown(err)
+	}
 	return s
 }
 

@@ -26,6 +26,9 @@ type Host struct {
 	Conf, Networks, Keep, Run string
 	// Proc is where processes are seen; /proc where it is empty.
 	Proc string
+	// Root is the node's root, for its own programs; the container runtime's where
+	// it is empty.
+	Root string
 }
 
 func (h Host) withDefaults() Host {

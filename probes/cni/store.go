@@ -332,6 +332,44 @@ func (s *Store) putBack(migration string, file File) error {
 	return nil
 }
 
+// Retired lists what was taken out of the container runtime's sight.
+func (s *Store) Retired() (names []string, err error) {
+	dir, err := s.conf.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	entries, err := dir.ReadDir(-1)
+	if err = errors.Join(err, dir.Close()); err != nil {
+		return nil, fmt.Errorf("cannot list the CNI configurations: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), retired) {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Discard removes one file that was retired, where the migration has a copy of
+// what was there before it.
+func (s *Store) Discard(migration, name string) error {
+	snap, err := s.Saved(migration)
+	if err != nil {
+		return err
+	}
+	if snap == nil {
+		return fmt.Errorf("the CNI configuration was not saved for %s, so nothing of it is taken away", migration)
+	}
+	if !strings.HasSuffix(name, retired) {
+		return fmt.Errorf("%s is not retired", name)
+	}
+	if err := ignoreMissing(s.conf.Remove(name)); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", name, err)
+	}
+	return syncDir(s.conf)
+}
+
 // Forget removes a migration's copy and what it retired, when nothing is to be
 // put back any more.
 func (s *Store) Forget(migration string) error {

@@ -55,6 +55,17 @@ func nodeTree(proc string) (*tree, error) {
 	return nil, errors.New("no container runtime was found above the agent's process: the agent needs hostPID")
 }
 
+// RuntimeRoot is a path to the node's root as the container runtime above this
+// process has it. It holds as long as the runtime lives.
+func RuntimeRoot(proc string) (string, error) {
+	t, err := nodeTree(proc)
+	if err != nil {
+		return "", err
+	}
+	t.close()
+	return t.path, nil
+}
+
 func parent(dir string) (int, error) {
 	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
