@@ -110,7 +110,7 @@ func flannels(r *nftables.Rule) bool {
 				return true
 			}
 		case *expr.Match:
-			if info, ok := e.Info.(*xt.Unknown); ok && e.Name == "comment" && comment(*info) {
+			if info, ok := e.Info.(*xt.Comment); ok && comment([]byte(*info)) {
 				return true
 			}
 		}
