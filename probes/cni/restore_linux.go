@@ -86,6 +86,9 @@ func (o *operation) restoreAddresses(ctx context.Context) error {
 	if err := flock(ctx, lock); err != nil {
 		return fmt.Errorf("cannot take host-local's lock of %s: %w", o.Network, err)
 	}
+	if err := ignoreMissing(root.Remove(partialEntry)); err != nil {
+		return fmt.Errorf("cannot remove what an earlier attempt left: %w", err)
+	}
 	var write []Address
 	for _, a := range o.Addresses {
 		there, err := o.reserved(root, a)
@@ -134,20 +137,22 @@ func (o *operation) reserved(root *os.Root, a Address) (bool, error) {
 		a.IP, container, a.Container, path.Join("/var/lib/cni/networks", o.entry(a)))
 }
 
-// reserve writes an entry whole or not at all. What is written at first is outside the
-// network's folder, in which host-local takes every file for an entry.
+// partialEntry is an entry that is being written. It is outside the network's
+// folder, in which host-local takes every file for an entry.
+const partialEntry = ".portcullis" + partial
+
+// reserve writes an entry whole or not at all.
 func (o *operation) reserve(root *os.Root, a Address) error {
-	part := ".portcullis" + partial
-	f, err := root.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := root.OpenFile(partialEntry, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(a.Container + lineBreak + a.Interface)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = root.Rename(part, o.entry(a))
+		err = root.Rename(partialEntry, o.entry(a))
 	}
 	if err != nil {
-		return errors.Join(err, ignoreMissing(root.Remove(part)))
+		return errors.Join(err, ignoreMissing(root.Remove(partialEntry)))
 	}
 	return nil
 }
