@@ -144,7 +144,15 @@ func node(nodes []corev1.Node, name string) (*corev1.Node, error) {
 
 // patchNode merges labels and annotations into a node's; nil removes.
 func (r *run) patchNode(ctx context.Context, name string, labels, annotations map[string]any) error {
-	data, err := patchOf(map[string]any{"metadata": map[string]any{"labels": labels, "annotations": annotations}})
+	// A map that is null in a merge patch takes away everything that the node has.
+	metadata := map[string]any{}
+	if len(labels) > 0 {
+		metadata["labels"] = labels
+	}
+	if len(annotations) > 0 {
+		metadata["annotations"] = annotations
+	}
+	data, err := patchOf(map[string]any{"metadata": metadata})
 	if err != nil {
 		return err
 	}
