@@ -30,6 +30,8 @@ const (
 	migratorContainer = "portcullis-node"
 	// nodeTimeout bounds one request to a node.
 	nodeTimeout = 30 * time.Second
+	// pingTimeoutMS bounds a trial of the overlay from one node to all others.
+	pingTimeoutMS = 5000
 )
 
 var migratorLabels = map[string]string{"app.kubernetes.io/name": migratorName}

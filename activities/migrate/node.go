@@ -39,15 +39,17 @@ func (r *run) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.tunnels(ctx); err != nil {
-		return err
-	}
-	if err := r.claimAll(ctx); err != nil {
-		return err
-	}
 	n, nodes, err := r.here(ctx)
 	if err != nil {
 		return err
+	}
+	if !prepared(nodes) {
+		if err := r.tunnels(ctx); err != nil {
+			return err
+		}
+		if err := r.claimAll(ctx); err != nil {
+			return err
+		}
 	}
 	if !ready(n) {
 		return errs.Failed("node %s is not ready", n.Name)
@@ -71,8 +73,26 @@ func (r *run) check(ctx context.Context) error {
 	if active == nil {
 		return errs.Failed("node %s has no CNI configuration", n.Name)
 	}
+	if len(nodes) > 1 {
+		req.Op, req.Device, req.TimeoutMS = cni.OpPing, calicoDevice, pingTimeoutMS
+		if _, err := r.ask(ctx, n.Name, req); err != nil {
+			return err
+		}
+		r.proved("node %s: %d nodes answer through %s", n.Name, len(nodes)-1, calicoDevice)
+	}
 	r.proved("node %s is ready, and so is Canal on it; its CNI configuration %s is kept", n.Name, active.Name)
 	return nil
+}
+
+// prepared tells whether every node was told its tunnel's address: one that joined
+// since was not.
+func prepared(nodes []corev1.Node) bool {
+	for i := range nodes {
+		if own, err := podNetwork(&nodes[i]); err != nil || nodes[i].Annotations[annotationTunnel] != own.Addr().String() {
+			return false
+		}
+	}
+	return true
 }
 
 // leave takes the node's traffic to Calico's overlay.

@@ -315,7 +315,7 @@ func (r *run) overlayTried(ctx context.Context) (string, error) {
 	}
 	_, err = r.askAll(ctx, nodes, func(n *corev1.Node) (cni.Request, error) {
 		req, err := aboutPeers(cni.OpPing, nodes, n)
-		req.Device, req.TimeoutMS = calicoDevice, 5000
+		req.Device, req.TimeoutMS = calicoDevice, pingTimeoutMS
 		return req, err
 	})
 	// Felix may still be at the neighbours' entries.
