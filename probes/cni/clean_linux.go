@@ -163,7 +163,7 @@ func canals(f File) bool {
 	return f.Config() && (f.Name == "10-canal.conflist" || slices.Contains(f.Plugins, "flannel"))
 }
 
-// fileResidue finds Canal's configurations, and what was retired.
+// fileResidue finds Canal's configurations, and what Portcullis left beside them.
 func (o *operation) fileResidue() ([]residue, error) {
 	files, err := o.store.Read()
 	if err != nil {
@@ -175,11 +175,11 @@ func (o *operation) fileResidue() ([]residue, error) {
 			out = append(out, residue{what: "file " + f.Name, remove: func(context.Context) error { return o.retire(f) }})
 		}
 	}
-	retired, err := o.store.Retired()
+	leftovers, err := o.store.Leftovers()
 	if err != nil {
 		return out, err
 	}
-	for _, name := range retired {
+	for _, name := range leftovers {
 		out = append(out, residue{what: "file " + name, remove: func(context.Context) error { return o.store.Discard(o.Migration, name) }})
 	}
 	return out, nil

@@ -125,7 +125,7 @@ func list(root *os.Root) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Type().IsRegular() && !strings.HasSuffix(e.Name(), partial) && !strings.HasSuffix(e.Name(), retired) {
+		if e.Type().IsRegular() && !leftover(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
@@ -332,8 +332,9 @@ func (s *Store) putBack(migration string, file File) error {
 	return nil
 }
 
-// Retired lists what was taken out of the container runtime's sight.
-func (s *Store) Retired() (names []string, err error) {
+// Leftovers lists what was taken out of the container runtime's sight, and what was not
+// written to its end.
+func (s *Store) Leftovers() (names []string, err error) {
 	dir, err := s.conf.Open(".")
 	if err != nil {
 		return nil, err
@@ -343,7 +344,7 @@ func (s *Store) Retired() (names []string, err error) {
 		return nil, fmt.Errorf("cannot list the CNI configurations: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), retired) {
+		if leftover(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
@@ -351,7 +352,11 @@ func (s *Store) Retired() (names []string, err error) {
 	return names, nil
 }
 
-// Discard removes one file that was retired, where the migration has a copy of
+func leftover(name string) bool {
+	return strings.HasSuffix(name, retired) || strings.HasSuffix(name, partial)
+}
+
+// Discard removes one of the Leftovers, where the migration has a copy of
 // what was there before it.
 func (s *Store) Discard(migration, name string) error {
 	snap, err := s.Saved(migration)
@@ -361,8 +366,8 @@ func (s *Store) Discard(migration, name string) error {
 	if snap == nil {
 		return fmt.Errorf("the CNI configuration was not saved for %s, so nothing of it is taken away", migration)
 	}
-	if !strings.HasSuffix(name, retired) {
-		return fmt.Errorf("%s is not retired", name)
+	if !leftover(name) {
+		return fmt.Errorf("%s is in use, and not removed", name)
 	}
 	if err := ignoreMissing(s.conf.Remove(name)); err != nil {
 		return fmt.Errorf("cannot remove %s: %w", name, err)
@@ -385,7 +390,7 @@ func (s *Store) Forget(migration string) error {
 		return fmt.Errorf("cannot list the CNI configurations: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), retired) || strings.HasSuffix(e.Name(), partial) {
+		if leftover(e.Name()) {
 			if err := s.conf.Remove(e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("cannot remove %s: %w", e.Name(), err)
 			}
