@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -107,9 +106,9 @@ func deleteBridge(l netlink.Link) error {
 	return nil
 }
 
-// routeResidue finds routes through flannel's devices, which go with them, our spares
-// and flannel's black hole of the node's own pod network. Calico's black holes have
-// another protocol, and so stay.
+// routeResidue finds routes through flannel's devices, the spares among them, which go
+// with the devices, and flannel's black hole of the node's own pod network. Calico's
+// black holes have another protocol, and so stay.
 func (o *operation) routeResidue() ([]residue, error) {
 	table, err := readRoutes()
 	if err != nil {
@@ -130,8 +129,6 @@ func (o *operation) routeResidue() ([]residue, error) {
 			}
 		case strings.HasPrefix(name, "flannel.") || strings.HasPrefix(name, "flannel-v6."):
 			through[name]++
-		case r.Priority == SpareMetric && r.Protocol == unix.RTPROT_STATIC && o.isPeer(p):
-			out = append(out, residue{what: fmt.Sprintf("spare route to %s through %s", p, name), remove: func(context.Context) error { return deleteRoute(r) }})
 		}
 	}
 	for name, n := range through {
@@ -143,19 +140,14 @@ func (o *operation) routeResidue() ([]residue, error) {
 	return out, err
 }
 
-func (o *operation) isPeer(p netip.Prefix) bool { return slices.Contains(o.Peers, p) }
-
 // deleteBlackhole deletes flannel's black hole, and not Calico's of the same network.
 func (o *operation) deleteBlackhole() error {
 	dst := direct(&netlink.Dummy{}, o.Own).Dst
-	return deleteRoute(netlink.Route{Dst: dst, Type: unix.RTN_BLACKHOLE, Protocol: unix.RTPROT_BOOT, Table: unix.RT_TABLE_MAIN, Scope: netlink.SCOPE_UNIVERSE})
-}
-
-func deleteRoute(r netlink.Route) error {
-	if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return err
+	err := netlink.RouteDel(&netlink.Route{Dst: dst, Type: unix.RTN_BLACKHOLE, Protocol: unix.RTPROT_BOOT, Table: unix.RT_TABLE_MAIN})
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // canals tells whether a configuration is Canal's, or flannel's own.

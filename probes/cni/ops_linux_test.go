@@ -243,6 +243,47 @@ func TestLeaveAwaitsFelix(t *testing.T) {
 	})
 }
 
+// When more changes came than could be noted, the watch is opened anew, and that
+// counts as a change.
+func TestWatchThatOverflowed(t *testing.T) {
+	inNode(t, func(n *testNode) {
+		n.overlays()
+		w, err := watchRoutes()
+		if err != nil {
+			n.Error(err)
+			return
+		}
+		defer w.close()
+		overflowed := make(chan netlink.RouteUpdate)
+		close(overflowed)
+		w.updates = overflowed
+		if err := w.next(context.Background()); err != nil {
+			n.Error(err)
+		}
+		soon, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		if err := w.next(soon); err == nil {
+			n.Error("a change was seen where there is none")
+		}
+		n.felix(three[0])
+		if err := w.next(context.Background()); err != nil {
+			n.Error(err)
+		}
+	})
+}
+
+// Without a copy there is nothing to go back to, and nothing is changed.
+func TestRestoreNeedsACopy(t *testing.T) {
+	inNode(t, func(n *testNode) {
+		n.calicosNow()
+		req := request(OpRestore)
+		req.Addresses = restoring(4).Addresses
+		if reply := n.refuses(req, "restore: no CNI configuration was saved for m1"); len(reply.Changes) > 0 || len(reply.State.Files) != 2 {
+			n.Errorf("changes %q, files %+v", reply.Changes, reply.State.Files)
+		}
+	})
+}
+
 // A migrator that was killed has deleted some of flannel's routes: the next one goes
 // on, or puts all of them back.
 func TestLeaveGoesOnWhereItWasKilled(t *testing.T) {

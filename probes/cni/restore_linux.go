@@ -17,8 +17,12 @@ const lineBreak = "\r\n"
 // restore puts host-local's entries back before the configuration: from the moment
 // that host-local gives addresses again, it knows which are taken.
 func (o *operation) restore(ctx context.Context) error {
-	if snap, err := o.store.Saved(o.Migration); err != nil || snap == nil {
-		return errors.Join(err, missing(snap == nil && err == nil, o.Migration))
+	snap, err := o.store.Saved(o.Migration)
+	if err != nil {
+		return err
+	}
+	if snap == nil {
+		return fmt.Errorf("no CNI configuration was saved for %s", o.Migration)
 	}
 	if err := o.restoreAddresses(ctx); err != nil {
 		return err
@@ -35,13 +39,6 @@ func (o *operation) restore(ctx context.Context) error {
 		return err
 	}
 	o.noteFiles(before, after)
-	return nil
-}
-
-func missing(is bool, migration string) error {
-	if is {
-		return fmt.Errorf("no CNI configuration was saved for %s", migration)
-	}
 	return nil
 }
 
