@@ -30,6 +30,11 @@ type testNode struct {
 
 func inNode(t *testing.T, f func(n *testNode)) {
 	t.Helper()
+	for _, program := range []string{"ip", "bridge", "sysctl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("there is no %s on this machine", program)
+		}
+	}
 	dir := t.TempDir()
 	host := Host{Root: "/"}
 	for _, p := range []struct {
