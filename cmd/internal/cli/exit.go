@@ -38,19 +38,19 @@ var exitTable = []struct {
 	code    int
 	meaning string
 }{
-	{exitOK, "done; a rollout that was waited for is verified"},
+	{exitOK, "done; a rollout that was waited for is verified, a migration is on Calico"},
 	{exitUnexpected, "an error that has no code of its own"},
 	{exitUsage, "the command line is wrong: unknown verb or flag, missing argument"},
 	{exitInvalid, "what was given is wrong: a file, a selector, a revision that fails lint; nothing was changed"},
 	{exitNotFound, "what was named is not there: a rollout, a revision, a cluster, a namespace"},
-	{exitConflict, "something else is in the way: a rollout runs already, the evidence has changed, another owner"},
+	{exitConflict, "something else is in the way: a rollout or migration runs already, the evidence or the plan has changed, another owner"},
 	{exitHeld, "the pipeline is held after a rollback: release it, or start with --after-rollback"},
 	{exitDenied, "credentials are refused, or a certificate does not verify"},
 	{exitUnavailable, "Temporal, the daemon, Rancher or a cluster did not answer in time"},
-	{exitNotPassed, "it ended without success: rolled back, rejected, aborted, failed; or probes did not pass"},
+	{exitNotPassed, "it ended without success: rolled back, rejected, aborted, failed, on Canal again; or probes did not pass"},
 	{exitPreflight, "a preflight found something that must be mended first"},
 	{exitUnknown, "a preflight could not find out everything that must be known; nothing that it found failed"},
-	{exitInterrupted, "interrupted; a rollout goes on without the command that watched it"},
+	{exitInterrupted, "interrupted; a rollout or migration goes on without the command that watched it"},
 }
 
 func exitCodesTopic() *cobra.Command {

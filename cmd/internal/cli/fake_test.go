@@ -40,6 +40,7 @@ type fakeTemporal struct {
 	resultErr   map[string]error
 	updates     func(name string, args []any) (any, error)
 	status      *contract.RolloutStatus
+	migration   *contract.MigrateStatus
 	closed      bool
 	missing     bool
 	// unattended means that nobody polls.
@@ -71,7 +72,11 @@ func (f *fakeTemporal) ExecuteWorkflow(_ context.Context, o client.StartWorkflow
 }
 
 func (f *fakeTemporal) GetWorkflow(_ context.Context, id, _ string) client.WorkflowRun {
-	return &fakeRun{f, id, contract.RolloutWorkflow}
+	name := contract.RolloutWorkflow
+	if strings.HasPrefix(id, contract.MigrateID("")) {
+		name = contract.MigrateWorkflow
+	}
+	return &fakeRun{f, id, name}
 }
 
 type fakeRun struct {
@@ -128,11 +133,15 @@ type fakeUpdate struct {
 
 func (u *fakeUpdate) Get(_ context.Context, into any) error { return assign(u.result, into) }
 
-func (f *fakeTemporal) QueryWorkflow(context.Context, string, string, string, ...any) (converter.EncodedValue, error) {
-	if f.status == nil {
+func (f *fakeTemporal) QueryWorkflow(_ context.Context, id, _, _ string, _ ...any) (converter.EncodedValue, error) {
+	var status any = f.status
+	switch {
+	case strings.HasPrefix(id, contract.MigrateID("")) && f.migration != nil:
+		status = f.migration
+	case f.status == nil:
 		return nil, serviceerror.NewDeadlineExceeded("nobody answers")
 	}
-	payloads, err := converter.GetDefaultDataConverter().ToPayloads(f.status)
+	payloads, err := converter.GetDefaultDataConverter().ToPayloads(status)
 	if err != nil {
 		return nil, err
 	}

@@ -90,7 +90,7 @@ func (s *session) silence(ctx context.Context, err error) string {
 	case errs.TypeOf(err) == errs.TypeUnavailable || errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("no Portcullis server answers on task queue %q; one was last seen %s ago", s.settings.TaskQueue, view.Ago(time.Since(seen)))
 	default:
-		return "the rollout does not answer: " + errs.Message(err)
+		return "it does not answer: " + errs.Message(err)
 	}
 }
 

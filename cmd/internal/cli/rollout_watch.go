@@ -86,8 +86,10 @@ type jsonWatcher struct {
 	last []byte
 }
 
-func (w *jsonWatcher) show(r view.Rollout) error {
-	line, err := json.Marshal(r)
+func (w *jsonWatcher) show(r view.Rollout) error { return w.write(r) }
+
+func (w *jsonWatcher) write(v any) error {
+	line, err := json.Marshal(v)
 	if err != nil || bytes.Equal(line, w.last) {
 		return err
 	}
@@ -128,12 +130,16 @@ const (
 )
 
 func (w *screenWatcher) show(r view.Rollout) error {
+	return w.draw(func(s view.Screen) []string { return s.Lines(r) })
+}
+
+func (w *screenWatcher) draw(drawn func(view.Screen) []string) error {
 	width, height, is := w.app.terminal()
 	if !is {
 		width, height = plainWidth, 0
 	}
 	// The last column is left free: some terminals wrap when it is written.
-	lines := (view.Screen{Width: width - 1, Height: height - 1, Paint: w.app.paint(), Now: w.app.Now()}).Lines(r)
+	lines := drawn(view.Screen{Width: width - 1, Height: height - 1, Paint: w.app.paint(), Now: w.app.Now()})
 	var b strings.Builder
 	b.WriteString(hideCursor)
 	if w.drawn > 0 {

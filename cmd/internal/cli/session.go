@@ -204,7 +204,7 @@ func (s *session) update(ctx context.Context, id, run, name string, limit time.D
 			err = handle.Get(ctx, out)
 		}
 		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return errs.Deadline("the rollout did not answer within %s; is `portcullis server` running?", limit)
+			return errs.Deadline("%s did not answer within %s; is `portcullis server` running?", id, limit)
 		}
 		return err
 	})

@@ -31,11 +31,12 @@ func (p Paint) Dim(text string) string  { return p.in(dim, text) }
 // State colours text as the state deserves.
 func (p Paint) State(state contract.State, text string) string {
 	switch state {
-	case contract.StateVerified:
+	case contract.StateVerified, contract.StateMigrated:
 		return p.in(green, text)
-	case contract.StateFailed, contract.StateRolledBack, contract.StateRejected, contract.StateAborted, contract.StateRollingBack:
+	case contract.StateFailed, contract.StateRolledBack, contract.StateRejected, contract.StateAborted, contract.StateRollingBack,
+		contract.StateStopped, contract.StateRestoring:
 		return p.in(red, text)
-	case contract.StateApproval, contract.StatePaused:
+	case contract.StateApproval, contract.StatePaused, contract.StateOriginal:
 		return p.in(yellow, text)
 	case contract.StatePending:
 		return p.in(dim, text)
