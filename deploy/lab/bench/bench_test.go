@@ -32,7 +32,18 @@ import (
 
 var p *drive.Portcullis
 
+// asIsVariable, when set, has the benchmarks use the lab that is up, whatever
+// its topology is: BenchmarkScale needs nothing but a management cluster with Fleet.
+const asIsVariable = "PORTCULLIS_BENCH_LAB_AS_IS"
+
 func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		if err := play(role, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, role+":", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	flag.Parse()
 	if b := flag.Lookup("test.bench"); b == nil || b.Value.String() == "" {
 		os.Exit(m.Run()) // nothing to measure: a lab is not started for it
@@ -55,10 +66,12 @@ func run(m *testing.M) (int, error) {
 	if labDir == "" {
 		labDir = "/var/lib/portcullis-lab"
 	}
-	up := exec.Command(filepath.Join(bin, "lab"), "up")
-	up.Stdout, up.Stderr = os.Stderr, os.Stderr
-	if err := up.Run(); err != nil {
-		return 1, err
+	if os.Getenv(asIsVariable) == "" {
+		up := exec.Command(filepath.Join(bin, "lab"), "up")
+		up.Stdout, up.Stderr = os.Stderr, os.Stderr
+		if err := up.Run(); err != nil {
+			return 1, err
+		}
 	}
 	dir, err := os.MkdirTemp("", "portcullis-bench-")
 	if err != nil {

@@ -78,6 +78,10 @@ func (b *backend) rewrite(pr *httputil.ProxyRequest) {
 	pr.Out.Header.Del("Authorization")
 	pr.Out.Header.Del("Cookie")
 	pr.Out.Header.Set("Impersonate-User", userFrom(pr.In.Context()))
+	pr.Out.Header.Del(AliasHeader)
+	if alias := aliasFrom(pr.In.Context()); alias != "" {
+		pr.Out.Header.Set(AliasHeader, alias)
+	}
 	pr.Out.Header["Impersonate-Group"] = []string{"system:authenticated", "system:cattle:authenticated"}
 	pr.SetXForwarded()
 }

@@ -72,6 +72,7 @@ func (s *Server) Handler() http.Handler {
 func (s *Server) cluster(w http.ResponseWriter, r *http.Request) {
 	id, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, clustersPath), "/")
 	if to, ok := s.aliases.get()[id]; ok {
+		r = r.WithContext(context.WithValue(r.Context(), aliasKey{}, id))
 		id = to
 	}
 	b, ok := s.backends[id]
@@ -88,6 +89,17 @@ type userKey struct{}
 func userFrom(ctx context.Context) string {
 	user, _ := ctx.Value(userKey{}).(string)
 	return user
+}
+
+// AliasHeader tells what stands behind an alias which one it was asked as: one
+// server may be many clusters.
+const AliasHeader = "X-Lab-Cluster-Alias"
+
+type aliasKey struct{}
+
+func aliasFrom(ctx context.Context) string {
+	alias, _ := ctx.Value(aliasKey{}).(string)
+	return alias
 }
 
 // authenticated lets only requests with a good bearer token through. A request

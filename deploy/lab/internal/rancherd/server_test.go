@@ -91,8 +91,8 @@ func body(t *testing.T, res *http.Response) string {
 }
 
 func echo(w http.ResponseWriter, r *http.Request) {
-	fmt.Fprintf(w, "%s user=%s groups=%s auth=%q", r.URL.RequestURI(),
-		r.Header.Get("Impersonate-User"), strings.Join(r.Header["Impersonate-Group"], ","), r.Header.Get("Authorization"))
+	fmt.Fprintf(w, "%s user=%s groups=%s auth=%q alias=%s", r.URL.RequestURI(),
+		r.Header.Get("Impersonate-User"), strings.Join(r.Header["Impersonate-Group"], ","), r.Header.Get("Authorization"), r.Header.Get(AliasHeader))
 }
 
 func TestAliases(t *testing.T) {
@@ -110,6 +110,7 @@ func TestAliases(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(200, "/api/v1/a%2Fb?x=1 user=u-tester")
+	expect(200, "alias=c-sim-0001")
 	if err := l.files.Disconnect("c-m-test0001"); err != nil {
 		t.Fatal(err)
 	}

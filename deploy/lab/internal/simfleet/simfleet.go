@@ -1,7 +1,8 @@
 // Package simfleet makes a management cluster believe in many downstream
 // clusters that are not there: their Fleet and Rancher objects are real, and
-// Fleet's own controllers work for them; only their agents are simulated, and
-// whoever talks to one of them through Rancher is led to a real one.
+// Fleet's own controllers work for them; only their agents are simulated. Whoever
+// talks to one of them through Rancher is led to what the package's user puts there,
+// such as the package simcluster.
 package simfleet
 
 import (
@@ -10,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -62,8 +62,10 @@ type Options struct {
 	Count int
 	// Labels are what the Fleet clusters have besides what Rancher gives them.
 	Labels map[string]string
-	// Behind are the lab's clusters, by name, that they lead to in turn.
-	Behind []string
+	// Rancher are the files of the stand-in that their IDs are made known to, and
+	// Behind the cluster in its table that all of them lead to.
+	Rancher rancherd.Files
+	Behind  string
 	// Log tells what is going on.
 	Log func(format string, args ...any)
 }
@@ -71,7 +73,6 @@ type Options struct {
 // Fleet is a set of simulated clusters.
 type Fleet struct {
 	Options
-	behind []string // the IDs
 	mgmt   dynamic.Interface
 	agents agents
 }
@@ -88,25 +89,13 @@ func Open(o Options) (*Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Fleet{Options: o, mgmt: mgmt}
-	known, err := f.files().ReadClusters()
-	if err != nil {
-		return nil, fmt.Errorf("the lab is not up: %w", err)
-	}
-	for _, name := range o.Behind {
-		i := slices.IndexFunc(known, func(u rancherd.Upstream) bool { return u.Name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("the lab has no cluster %s", name)
-		}
-		f.behind = append(f.behind, known[i].ID)
-	}
-	return f, nil
+	return &Fleet{Options: o, mgmt: mgmt}, nil
 }
 
 // Create makes the clusters and returns when Fleet has a namespace for each and
 // their agents were seen. The agents run until ctx ends.
 func (f *Fleet) Create(ctx context.Context) error {
-	if err := f.files().WriteAliases(f.aliases()); err != nil {
+	if err := f.Rancher.WriteAliases(f.aliases()); err != nil {
 		return err
 	}
 	if err := f.manageAgents(ctx, false); err != nil {
@@ -157,7 +146,7 @@ func (f *Fleet) Remove(ctx context.Context, gitRepo string) error {
 		f.removeAll(ctx, f.mgmt.Resource(rancherd.ClustersResource)),
 		f.removeNamespaces(ctx),
 		f.manageAgents(ctx, true),
-		f.files().WriteAliases(nil),
+		f.Rancher.WriteAliases(nil),
 	)
 }
 
@@ -226,12 +215,10 @@ func simulated(cluster string) bool {
 	return len(cluster) > len(prefix) && cluster[:len(prefix)] == prefix
 }
 
-func (f *Fleet) files() rancherd.Files { return rancherd.In(f.LabDir) }
-
 func (f *Fleet) aliases() map[string]string {
 	out := make(map[string]string, f.Count)
 	for i := range f.Count {
-		out[id(i)] = f.behind[i%len(f.behind)]
+		out[id(i)] = f.Behind
 	}
 	return out
 }
