@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"time"
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -62,38 +63,60 @@ func (c *Client) Migrations(ctx context.Context, names ...string) (map[string]st
 }
 
 // SetMigration marks a Fleet cluster as being migrated by the workflow id.
-// KindConflict where another one has marked it, or where it was written in between;
-// KindNotFound where there is no such cluster. To set what is set changes nothing.
+// KindConflict where another one has marked it; KindNotFound where there is no such
+// cluster. To set what is set changes nothing.
 func (c *Client) SetMigration(ctx context.Context, cluster, id string) error {
 	if id == "" {
 		return problem(KindInvalid, "cluster %s cannot be marked as being migrated by nobody", cluster)
 	}
-	found, err := c.fleetCluster(ctx, cluster)
-	if err != nil {
-		return err
-	}
-	switch by := found.Annotations[AnnotationMigration]; by {
-	case id:
-		return nil
-	case "":
-		return c.annotateCluster(ctx, found, id)
-	default:
-		return problem(KindConflict, "cluster %s is being migrated by %s; wait for it, or abort it", cluster, by)
-	}
+	return c.remark(ctx, cluster, func(by string) (any, bool, error) {
+		switch by {
+		case id:
+			return nil, false, nil
+		case "":
+			return id, true, nil
+		}
+		return nil, false, problem(KindConflict, "cluster %s is being migrated by %s; wait for it, or abort it", cluster, by)
+	})
 }
 
 // ClearMigration takes the mark of the workflow id away. Where it is not there, or
-// is another's, or the cluster is gone, nothing is changed. KindConflict where the
-// cluster was written in between.
+// is another's, or the cluster is gone, nothing is changed.
 func (c *Client) ClearMigration(ctx context.Context, cluster, id string) error {
-	found, err := c.fleetCluster(ctx, cluster)
+	err := c.remark(ctx, cluster, func(by string) (any, bool, error) { return nil, id != "" && by == id, nil })
 	if KindOf(err) == KindNotFound {
 		return nil
 	}
-	if err != nil || id == "" || found.Annotations[AnnotationMigration] != id {
-		return err
+	return err
+}
+
+// markAttempts bounds how often a mark that lost a race is tried again: Fleet
+// writes the cluster's status at any time.
+const markAttempts = 6
+
+// remark decides from the mark that a cluster has what it is to have, nil for none,
+// and writes that if the cluster is as it was read.
+func (c *Client) remark(ctx context.Context, name string, decide func(by string) (to any, write bool, err error)) error {
+	var lost error
+	for attempt := range markAttempts {
+		cluster, err := c.fleetCluster(ctx, name)
+		if err != nil {
+			return err
+		}
+		to, write, err := decide(cluster.Annotations[AnnotationMigration])
+		if err != nil || !write {
+			return err
+		}
+		if lost = c.annotateCluster(ctx, cluster, to); KindOf(lost) != KindConflict {
+			return lost
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(attempt+1) * 50 * time.Millisecond):
+		}
 	}
-	return c.annotateCluster(ctx, found, nil)
+	return problem(KindUnavailable, "%s (after %d attempts)", lost, markAttempts)
 }
 
 // annotateCluster writes the mark if the cluster is as it was read; nil removes it.

@@ -179,6 +179,24 @@ func TestAMarkIsNotWrittenOverAnother(t *testing.T) {
 	}
 }
 
+func TestAMarkThatLostARaceIsWrittenAgain(t *testing.T) {
+	w := newWorkspace("a")
+	c := serve(t, w)
+	races := 2
+	w.between = func() {
+		if races--; races >= 0 {
+			w.clusters["a"].ResourceVersion += "2" // Fleet wrote the status
+		}
+	}
+	if err := c.SetMigration(t.Context(), "a", "migrate/a"); err != nil || w.patches != 3 {
+		t.Errorf("%d writes: %v", w.patches, err)
+	}
+	races = 100
+	if err := c.ClearMigration(t.Context(), "a", "migrate/a"); KindOf(err) != KindUnavailable {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestMigrationsCostOneList(t *testing.T) {
 	names := make([]string, 1000)
 	for i := range names {

@@ -13,6 +13,7 @@ import (
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/workflows/contract"
+	migrations "portcullis.dev/portcullis/workflows/migrate"
 	"portcullis.dev/portcullis/workflows/ops"
 	"portcullis.dev/portcullis/workflows/preflight"
 	"portcullis.dev/portcullis/workflows/promote"
@@ -34,6 +35,8 @@ func Register(r worker.WorkflowRegistry) {
 		contract.PreflightWorkflow: preflight.Run,
 
 		contract.PlanMigrationWorkflow: preflight.PlanMigration,
+		contract.MigrateWorkflow:       migrations.Run,
+		contract.MigrateNodeWorkflow:   migrations.RunNode,
 	} {
 		r.RegisterWorkflowWithOptions(run, workflow.RegisterOptions{Name: name})
 	}

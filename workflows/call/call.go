@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/activities/migrate"
 	checks "portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
@@ -133,6 +134,47 @@ func Preflight(ctx workflow.Context, in checks.Input) (preflight.Report, error) 
 func PlanMigration(ctx workflow.Context, in checks.PlanInput) (checks.Planned, error) {
 	ctx = options.Measure(ctx, options.PreflightTime, "plan the migration of "+in.Cluster.Name)
 	return get[checks.Planned](ctx, contract.ActPlanMigration, in)
+}
+
+// Claim takes a cluster for a migration.
+func Claim(ctx workflow.Context, in migrate.ClaimInput) error {
+	return do(options.Write(ctx, "claim "+in.Cluster.Name), contract.ActClaim, in)
+}
+
+// Unclaim gives a cluster back.
+func Unclaim(ctx workflow.Context, in migrate.ClaimInput) error {
+	return do(options.Record(ctx, "give back "+in.Cluster.Name), contract.ActUnclaim, in)
+}
+
+// Do makes a step of a migration; nodes is how many the cluster has, for a step of all of it.
+func Do(ctx workflow.Context, in migrate.StepInput, nodes int) (migrate.StepResult, error) {
+	in.Timeout = options.StepTimeout(in.Step, nodes)
+	return get[migrate.StepResult](options.Wait(ctx, in.Timeout, "do "+step(in)), contract.ActDo, in)
+}
+
+// Undo takes a step of a migration back.
+func Undo(ctx workflow.Context, in migrate.StepInput, nodes int) (migrate.StepResult, error) {
+	in.Timeout = options.StepTimeout(in.Step, nodes)
+	return get[migrate.StepResult](options.Undo(ctx, in.Timeout, "undo "+step(in)), contract.ActUndo, in)
+}
+
+// Nodes lists the nodes of a cluster.
+func Nodes(ctx workflow.Context, cluster rancher.Cluster) ([]migrate.Node, error) {
+	ctx = options.Read(ctx, "nodes of "+cluster.Name)
+	return get[[]migrate.Node](ctx, contract.ActNodes, migrate.NodesInput{Cluster: cluster})
+}
+
+// Requirements finds what of a cluster can be probed.
+func Requirements(ctx workflow.Context, in migrate.RequirementsInput) ([]probes.Requirement, error) {
+	ctx = options.Read(ctx, "requirements of "+in.Cluster.Name)
+	return get[[]probes.Requirement](ctx, contract.ActRequirements, in)
+}
+
+func step(in migrate.StepInput) string {
+	if in.Node == "" {
+		return string(in.Step)
+	}
+	return string(in.Step) + " " + in.Node
 }
 
 // expected is how long a measurement takes when nothing is in its way.

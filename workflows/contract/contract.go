@@ -50,6 +50,8 @@ var (
 	AttrEnvironment = temporal.NewSearchAttributeKeyKeyword("PortcullisEnvironment")
 	AttrRevision    = temporal.NewSearchAttributeKeyKeyword("PortcullisRevision")
 	AttrState       = temporal.NewSearchAttributeKeyKeyword("PortcullisState")
+	// AttrCluster is set on migrations.
+	AttrCluster = temporal.NewSearchAttributeKeyKeyword("PortcullisCluster")
 )
 
 // Messages to a Rollout. Decisions are Updates; reading is a Query.

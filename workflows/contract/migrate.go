@@ -63,13 +63,23 @@ type MigrateState struct {
 	Claimed   bool            `json:"claimed,omitempty"`
 	// Steps are those of the cluster that were begun, in order: the way back walks
 	// them from the last.
-	Steps        []migration.Step     `json:"steps,omitempty"`
+	Steps []migration.Step `json:"steps,omitempty"`
+	// Step is the one of the cluster that is being made or undone, if any.
+	Step         migration.Step       `json:"step,omitempty"`
 	Nodes        []NodeState          `json:"nodes,omitempty"`
 	Requirements []probes.Requirement `json:"requirements,omitempty"`
 	Baseline     *BaselineBatch       `json:"baseline,omitempty"`
 	Paused       *Order               `json:"paused,omitempty"`
 	Gate         *MigrateGate         `json:"gate,omitempty"`
-	Log          []LogEntry           `json:"log,omitempty"`
+	// Approved is true once the canary's evidence was approved.
+	Approved bool `json:"approved,omitempty"`
+	// Failures counts the nodes that failed since the start, or the last resume.
+	Failures int `json:"failures,omitempty"`
+	// OpensAt is when the next window opens, while that is waited for.
+	OpensAt time.Time `json:"opensAt,omitzero"`
+	// Proven is true when the last measurement found the wire as it was before.
+	Proven bool       `json:"proven,omitempty"`
+	Log    []LogEntry `json:"log,omitempty"`
 }
 
 // NodeState is one node's line.
@@ -84,8 +94,11 @@ type NodeState struct {
 	// Evidence is the hash of what was measured after it moved.
 	Evidence string `json:"evidence,omitempty"`
 	// Reason says why it failed, when it did.
-	Reason     string    `json:"reason,omitempty"`
-	Failures   int       `json:"failures,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	Failures int    `json:"failures,omitempty"`
+	// Attempts counts the failures since the last resume: a node that failed once
+	// is tried once more at the end.
+	Attempts   int       `json:"attempts,omitempty"`
 	StartedAt  time.Time `json:"startedAt,omitzero"`
 	FinishedAt time.Time `json:"finishedAt,omitzero"`
 	// Own is the node's time without evictions, kubelet and Calico's start.
@@ -100,6 +113,15 @@ const (
 	NodeCanal     = "canal"
 	NodeRestoring = "restoring"
 )
+
+// SignalStep goes from a MigrateNode to its MigrateCluster, with a NodeStep.
+const SignalStep = "step"
+
+// NodeStep says what a MigrateNode does now.
+type NodeStep struct {
+	Node string         `json:"node"`
+	Step migration.Step `json:"step"`
+}
 
 // MigrateGate waits for one approval after the canary node.
 type MigrateGate struct {

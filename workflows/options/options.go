@@ -12,6 +12,8 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
+
+	"portcullis.dev/portcullis/probes/migration"
 )
 
 // Limits of waiting inside activities, handed to them as their Timeout.
@@ -26,6 +28,35 @@ const (
 // PreflightTime is how long a preflight of a large cluster takes: 500 nodes meet in
 // 45 rounds of a few seconds each.
 const PreflightTime = 10 * time.Minute
+
+// UndoAgain bounds the wait after an undo that failed for good: a person may mend
+// what is in its way, and then it goes on.
+const UndoAgain = 10 * time.Minute
+
+// stepTimes bound the waiting inside one attempt of a migration's step.
+var stepTimes = map[migration.Step]time.Duration{
+	migration.Begin:     5 * time.Minute,
+	migration.Tunnels:   5 * time.Minute,
+	migration.Addresses: 5 * time.Minute,
+	migration.Split:     5 * time.Minute,
+	migration.Check:     2 * time.Minute,
+	migration.Evict:     30 * time.Minute,
+	migration.Leave:     2 * time.Minute,
+	migration.Swap:      6 * time.Minute,
+	migration.Uncordon:  time.Minute,
+	migration.Turn:      10 * time.Minute,
+	migration.Unlink:    10 * time.Minute,
+	migration.Adopt:     10 * time.Minute,
+	migration.Clean:     10 * time.Minute,
+}
+
+// perNode is what a step of the whole cluster gets on top for each node.
+const perNode = 2 * time.Second
+
+// StepTimeout bounds a migration's step; nodes is 0 for a step of one node.
+func StepTimeout(step migration.Step, nodes int) time.Duration {
+	return stepTimes[step] + time.Duration(nodes)*perNode
+}
 
 // StageTimeout bounds the wait until Fleet has computed a staged unit. Fleet's
 // controllers were seen to compute four clusters a second on a busy machine.

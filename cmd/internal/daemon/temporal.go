@@ -80,6 +80,7 @@ func searchAttributes() map[string]enumspb.IndexedValueType {
 		contract.AttrEnvironment.GetName(): keyword,
 		contract.AttrRevision.GetName():    keyword,
 		contract.AttrState.GetName():       keyword,
+		contract.AttrCluster.GetName():     keyword,
 	}
 }
 

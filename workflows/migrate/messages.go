@@ -1,0 +1,204 @@
+package migrate
+
+import (
+	"errors"
+	"strings"
+
+	"go.temporal.io/sdk/workflow"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/probes/migration"
+	"portcullis.dev/portcullis/workflows/call"
+	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/story"
+)
+
+// handle sets the query and the updates. Each validator is called again inside
+// its handler: two updates can pass validation together.
+func (m *cluster) handle(ctx workflow.Context) error {
+	return errors.Join(
+		workflow.SetQueryHandler(ctx, contract.QueryStatus, func() (contract.MigrateStatus, error) { return m.status(), nil }),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePlanned, m.planned,
+			workflow.UpdateHandlerOptions{Description: "waits until the migration begins and returns its plan"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateApprove, m.approve,
+			workflow.UpdateHandlerOptions{Validator: m.mayApprove, Description: "approves the evidence of the first node"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateReject, m.reject,
+			workflow.UpdateHandlerOptions{Validator: m.mayReject, Description: "ends the migration at its gate; everything goes back to Canal"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePause, m.pause,
+			workflow.UpdateHandlerOptions{Validator: m.mayPause, Description: "begins no node and no step until resumed"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateResume, m.resume,
+			workflow.UpdateHandlerOptions{Validator: m.mayResume, Description: "goes on after a pause, or after it has stopped"}),
+		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateAbort, m.abort,
+			workflow.UpdateHandlerOptions{Validator: m.mayAbort, Description: "ends the migration; everything goes back to Canal"}),
+	)
+}
+
+// listen takes what the children tell of their steps.
+func (m *cluster) listen(ctx workflow.Context) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	steps := workflow.GetSignalChannel(ctx, contract.SignalStep)
+	workflow.GoNamed(ctx, "steps", func(ctx workflow.Context) {
+		for {
+			var told contract.NodeStep
+			if !steps.Receive(ctx, &told) {
+				return
+			}
+			n := m.node(told.Node)
+			if n != nil && (n.State == contract.NodeMigrating || n.State == contract.NodeRestoring) {
+				n.Step = told.Step
+				m.show(ctx)
+			}
+		}
+	})
+}
+
+// planned waits until the migration is begun, or refused.
+func (m *cluster) planned(ctx workflow.Context) (migration.Plan, error) {
+	if err := workflow.Await(ctx, func() bool { return m.decided || m.refused != nil }); err != nil {
+		return migration.Plan{}, err
+	}
+	if m.refused != nil {
+		return migration.Plan{}, m.refused
+	}
+	return *m.state.Plan, nil
+}
+
+// open says why nothing can be decided any more, or that nobody decides.
+func (m *cluster) open(by string) error {
+	if strings.TrimSpace(by) == "" {
+		return errs.Invalid("say who decides: by is empty")
+	}
+	if m.over || terminal(m.state.State) {
+		return errs.Conflict("the migration of %s is over: %s", m.in.Cluster, m.state.State)
+	}
+	if m.restoring || m.state.State == contract.StateRestoring {
+		return errs.Conflict("the migration of %s is on its way back to Canal already: %s", m.in.Cluster, m.state.Reason)
+	}
+	if !m.cleaning() && (m.ending != "" || m.work.Err() != nil) {
+		return errs.Conflict("the migration of %s is being ended already: %s", m.in.Cluster, m.endingLine())
+	}
+	return nil
+}
+
+func (m *cluster) mayApprove(d contract.Decision) error {
+	if err := m.open(d.By); err != nil {
+		return err
+	}
+	gate := m.state.Gate
+	if gate == nil || m.state.Approved {
+		return errs.Conflict("the migration of %s waits for no approval: it is %s", m.in.Cluster, m.status().State)
+	}
+	if len(d.Evidence) < contract.MinEvidence {
+		return errs.Invalid("an approval names the evidence that was seen, with at least %d characters of its hash; it is %s",
+			contract.MinEvidence, call.Short(gate.Evidence))
+	}
+	if !strings.HasPrefix(gate.Evidence, strings.ToLower(d.Evidence)) {
+		return errs.Conflict("the evidence of node %s is %s, and not %s; look at it again before approving",
+			gate.Node, call.Short(gate.Evidence), call.Short(d.Evidence))
+	}
+	return nil
+}
+
+// approve opens the gate, and returns it with the vote.
+func (m *cluster) approve(ctx workflow.Context, d contract.Decision) (contract.MigrateGate, error) {
+	if err := m.mayApprove(d); err != nil {
+		return contract.MigrateGate{}, err
+	}
+	gate := m.state.Gate
+	d.At, d.Evidence = workflow.Now(ctx).UTC(), gate.Evidence
+	gate.Votes = append(gate.Votes, d)
+	m.state.Approved = true
+	m.note(ctx, gate.Node, "approved by "+story.By(d.By, d.Why)+", evidence "+call.Short(d.Evidence))
+	return *gate, nil
+}
+
+func (m *cluster) mayReject(d contract.Decision) error {
+	if err := m.open(d.By); err != nil {
+		return err
+	}
+	if m.state.Gate == nil || m.state.Approved {
+		return errs.Conflict("the migration of %s waits for no approval: it is %s; abort ends it", m.in.Cluster, m.status().State)
+	}
+	return nil
+}
+
+func (m *cluster) reject(ctx workflow.Context, d contract.Decision) error {
+	if err := m.mayReject(d); err != nil {
+		return err
+	}
+	return m.end(ctx, "rejected by "+story.By(d.By, d.Why))
+}
+
+func (m *cluster) mayAbort(o contract.Order) error {
+	if err := m.open(o.By); err != nil {
+		return err
+	}
+	if m.cleaning() {
+		return errs.Conflict("the migration of %s cannot be aborted any more: %s has begun, and what it removes is what the way back needs; it ends on Calico",
+			m.in.Cluster, migration.Clean)
+	}
+	return nil
+}
+
+func (m *cluster) abort(ctx workflow.Context, o contract.Order) error {
+	if err := m.mayAbort(o); err != nil {
+		return err
+	}
+	return m.end(ctx, "aborted by "+story.By(o.By, o.Why))
+}
+
+// end cancels the work: nodes that run put themselves back, and then the way back
+// is walked.
+func (m *cluster) end(ctx workflow.Context, line string) error {
+	m.ending = line
+	m.note(ctx, "", line)
+	m.cancel()
+	return nil
+}
+
+func (m *cluster) mayPause(o contract.Order) error {
+	if err := m.open(o.By); err != nil {
+		return err
+	}
+	switch {
+	case m.state.Paused != nil:
+		return errs.Conflict("the migration of %s is paused already, by %s", m.in.Cluster, story.By(m.state.Paused.By, m.state.Paused.Why))
+	case m.state.State == contract.StateStopped:
+		return errs.Conflict("the migration of %s has stopped already; resume or abort it", m.in.Cluster)
+	case m.cleaning():
+		return errs.Conflict("the migration of %s makes its last step, %s: there is nothing left to pause", m.in.Cluster, migration.Clean)
+	}
+	return nil
+}
+
+func (m *cluster) pause(ctx workflow.Context, o contract.Order) error {
+	if err := m.mayPause(o); err != nil {
+		return err
+	}
+	o.At = workflow.Now(ctx).UTC()
+	m.state.Paused = &o
+	m.note(ctx, "", "paused by "+story.By(o.By, o.Why))
+	m.enter(ctx, m.state.State)
+	return nil
+}
+
+func (m *cluster) mayResume(o contract.Order) error {
+	if err := m.open(o.By); err != nil {
+		return err
+	}
+	if m.state.Paused == nil && (m.state.State != contract.StateStopped || m.resumed) {
+		return errs.Conflict("the migration of %s is neither paused nor stopped: it is %s", m.in.Cluster, m.status().State)
+	}
+	return nil
+}
+
+func (m *cluster) resume(ctx workflow.Context, o contract.Order) error {
+	if err := m.mayResume(o); err != nil {
+		return err
+	}
+	m.state.Paused = nil
+	m.resumed = m.state.State == contract.StateStopped
+	m.note(ctx, "", "resumed by "+story.By(o.By, o.Why))
+	m.enter(ctx, m.state.State)
+	return nil
+}
