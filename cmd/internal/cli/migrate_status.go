@@ -50,7 +50,7 @@ func (a *app) migrateWatch() *cobra.Command {
 		return a.withSession(ctx, func(ctx context.Context, s *session) error { return a.watchMigration(ctx, s, cluster) })
 	})
 	c.Long = `Follow a migration to its end, and exit with its result: 0 when the cluster is on Calico, 9 when it is on
-Canal again. On a terminal the view is drawn anew each second; elsewhere every change is a line, and with
+Canal again, or on Calico with the wire not as it was. On a terminal the view is drawn anew each second; elsewhere every change is a line, and with
 -o json a JSON object on a line of its own. Interrupting it ends the watching, not the migration.`
 	return c
 }
@@ -150,10 +150,10 @@ func stepsOf(list []view.Waiting) []view.Waiting {
 	return list
 }
 
-// migrationEnd is nil when the cluster is on Calico. One that was refused ended
-// with an error of its own, with its type.
+// migrationEnd is nil when the cluster is on Calico, and that is proven. One that
+// was refused ended with an error of its own, with its type.
 func (s *session) migrationEnd(ctx context.Context, m view.Migration) error {
-	if m.State == contract.StateMigrated {
+	if m.State == contract.StateMigrated && m.Proven {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

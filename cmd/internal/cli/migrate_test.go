@@ -346,6 +346,14 @@ func TestMigrateWatchEndsWithTheResult(t *testing.T) {
 	require.Zero(t, r.code, r.errors)
 	require.Contains(t, r.out, "prod: migrated")
 
+	f := ended(contract.StateMigrated, "dns: dropped")
+	result := f.results[contract.MigrateWorkflow].(contract.MigrateResult)
+	result.Proven = false
+	f.results[contract.MigrateWorkflow] = result
+	r = run(t, f, "migrate", "watch", "prod")
+	require.Equal(t, exitNotPassed, r.code)
+	require.Contains(t, r.errors, "migrated: dns: dropped")
+
 	r = run(t, ended(contract.StateOriginal, "aborted by kim"), "migrate", "watch", "prod")
 	require.Equal(t, exitNotPassed, r.code)
 	require.Contains(t, r.errors, "original: aborted by kim")

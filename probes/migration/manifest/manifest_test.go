@@ -100,6 +100,7 @@ func TestReadRefuses(t *testing.T) {
 		"IPv6 addresses":   {[2]string{`"calico-ipam"}`, `"calico-ipam", "assign_ipv6": "true"}`}, "  cni_network_config: |-", "IPv4 only"},
 		"no role":          {[2]string{"  kind: ClusterRole\n  name: calico-node", "  kind: ClusterRole\n  name: other"}, "  name: other", "gives ClusterRole other, which is not in the manifest"},
 		"no account":       {[2]string{"serviceAccountName: calico-node", "serviceAccountName: other"}, "      serviceAccountName: other", `no ServiceAccount "other"`},
+		"another place":    {[2]string{"name: calico-node\n  namespace: kube-system\nspec:", "name: calico-node\n  namespace: calico\nspec:"}, "  namespace: calico", "installed into kube-system"},
 		"an unknown field": {[2]string{"hostNetwork: true", "hostNetwerk: true"}, "", `unknown field "spec.template.spec.hostNetwerk"`},
 		"no host network":  {[2]string{"hostNetwork: true", "hostNetwork: false"}, "    spec:", "network of the host"},
 		"no tag":           {[2]string{"calico/node:v3.28.5", "calico/node"}, "        image: docker.io/calico/node", "no tag of a release"},

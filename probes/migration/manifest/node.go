@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Paths in a workload.
@@ -51,6 +52,9 @@ func (m *Manifest) nodeSet(it item, errs *Errors) {
 	m.containers(it, spec, errs)
 	if !spec.HostNetwork {
 		errs.add(it.line(podPath()...), "%s does not use the network of the host", it)
+	}
+	if it.GetNamespace() != metav1.NamespaceSystem {
+		errs.add(it.line("metadata", "namespace"), "%s: Calico is installed into %s, where its published manifest has it", it, metav1.NamespaceSystem)
 	}
 	if config := m.find("", "ConfigMap", ConfigName); config != nil && config.GetNamespace() != it.GetNamespace() {
 		errs.add(it.line("metadata", "namespace"), "%s is not in the namespace of ConfigMap %s (%s)", it, ConfigName, config.GetNamespace())
