@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -243,17 +244,9 @@ func (r *run) giveBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, u := range o.Others {
-		if err := r.recreate(ctx, u); err != nil {
+	for _, u := range slices.Concat(o.Others, o.Shared) {
+		if err := r.putBack(ctx, u); err != nil {
 			return err
-		}
-	}
-	// Its role was Calico's for a while; that of beside has another name.
-	for _, u := range o.Others {
-		if u.GetKind() == "ClusterRole" {
-			if err := r.apply(ctx, u); err != nil {
-				return err
-			}
 		}
 	}
 	canal := o.Canal.DeepCopy()
@@ -263,10 +256,26 @@ func (r *run) giveBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.recreate(ctx, clean(&unstructured.Unstructured{Object: content})); err != nil {
+	if err := r.putBack(ctx, clean(&unstructured.Unstructured{Object: content})); err != nil {
 		return err
 	}
-	return r.beside(ctx, o, m, corev1.NodeSelectorOpNotIn, cniCanal)
+	if err := r.beside(ctx, o, m, corev1.NodeSelectorOpNotIn, cniCanal); err != nil {
+		return err
+	}
+	stay, err := m.Beside(labelCNI, cniCalico)
+	if err != nil {
+		return err
+	}
+	for _, u := range m.Objects() {
+		kept := o.had(u) || u.GetKind() == "Namespace" || containsName(stay, u.GetKind(), u.GetNamespace(), u.GetName())
+		if kept {
+			continue
+		}
+		if err := r.drop(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // clean removes what is left of Canal on the nodes, proves that nothing is, and takes

@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -104,20 +105,20 @@ func (r *run) apply(ctx context.Context, u *unstructured.Unstructured) error {
 	return nil
 }
 
-// exists tells whether an object is there.
-func (r *run) exists(ctx context.Context, u *unstructured.Unstructured) (bool, error) {
+// live reads an object as it is; nil where there is none.
+func (r *run) live(ctx context.Context, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	api, err := r.resource(u)
 	if meta.IsNoMatchError(err) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	_, err = api.Get(ctx, u.GetName(), metav1.GetOptions{})
+	have, err := api.Get(ctx, u.GetName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return false, nil
+		return nil, nil
 	}
-	return err == nil, err
+	return have, err
 }
 
 // drop deletes an object, in the background; one that is gone is passed over.
@@ -137,16 +138,26 @@ func (r *run) drop(ctx context.Context, u *unstructured.Unstructured) error {
 	return err
 }
 
-// recreate puts an object back that was deleted; one that is there is left alone.
-func (r *run) recreate(ctx context.Context, u *unstructured.Unstructured) error {
+// putBack makes an object exactly what it was, also one that was deleted.
+func (r *run) putBack(ctx context.Context, u *unstructured.Unstructured) error {
 	api, err := r.resource(u)
 	if err != nil {
 		return err
 	}
-	_, err = api.Create(ctx, u, metav1.CreateOptions{FieldManager: fieldManager})
-	if apierrors.IsAlreadyExists(err) {
+	have, err := r.live(ctx, u)
+	if err != nil {
+		return err
+	}
+	if have == nil {
+		_, err = api.Create(ctx, u, metav1.CreateOptions{FieldManager: fieldManager})
+		return err
+	}
+	if equality.Semantic.DeepEqual(clean(have).Object, u.Object) {
 		return nil
 	}
+	want := u.DeepCopy()
+	want.SetResourceVersion(have.GetResourceVersion())
+	_, err = api.Update(ctx, want, metav1.UpdateOptions{FieldManager: fieldManager})
 	return err
 }
 

@@ -46,6 +46,9 @@ type original struct {
 	// Canal is its DaemonSet, and Others what else is Canal's alone.
 	Canal  *appsv1.DaemonSet            `json:"canal"`
 	Others []*unstructured.Unstructured `json:"others,omitempty"`
+	// Shared are the objects of Calico's manifest that were there before, such as
+	// those that Canal's manifest has too. CustomResourceDefinitions are left out.
+	Shared []*unstructured.Unstructured `json:"shared,omitempty"`
 	// Felix and IPAM are the default FelixConfiguration and IPAMConfig; nil where there was none.
 	Felix *unstructured.Unstructured   `json:"felix,omitempty"`
 	IPAM  *unstructured.Unstructured   `json:"ipam,omitempty"`
@@ -192,6 +195,9 @@ func (r *run) describe(ctx context.Context) (*original, error) {
 	if o.Others, err = r.canalsOwn(ctx, canal); err != nil {
 		return nil, err
 	}
+	if o.Shared, err = r.shared(ctx); err != nil {
+		return nil, err
+	}
 	if o.Felix, err = r.get(ctx, felixConfigurations, "default"); err != nil {
 		return nil, err
 	}
@@ -213,6 +219,33 @@ func (r *run) describe(ctx context.Context) (*original, error) {
 		o.Nodes[nodes[i].Name] = calicoAnnotations(&nodes[i])
 	}
 	return o, nil
+}
+
+// shared reads the objects of Calico's manifest that are there already.
+func (r *run) shared(ctx context.Context) ([]*unstructured.Unstructured, error) {
+	m, err := r.given()
+	if err != nil {
+		return nil, err
+	}
+	var out []*unstructured.Unstructured
+	for _, u := range m.Objects() {
+		if u.GetKind() == "CustomResourceDefinition" || u.GetKind() == "Namespace" {
+			continue
+		}
+		have, err := r.live(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		if have != nil {
+			out = append(out, clean(have))
+		}
+	}
+	return out, nil
+}
+
+// had tells whether an object was there before the migration.
+func (o *original) had(u *unstructured.Unstructured) bool {
+	return containsName(o.Shared, u.GetKind(), u.GetNamespace(), u.GetName()) || containsName(o.Others, u.GetKind(), u.GetNamespace(), u.GetName())
 }
 
 // findCanal finds Canal: the DaemonSet that runs both Felix and flanneld.

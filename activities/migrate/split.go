@@ -58,11 +58,11 @@ func (r *run) beside(ctx context.Context, o *original, m *manifest.Manifest, ope
 		switch u.GetKind() {
 		case "CustomResourceDefinition":
 			// Canal's are the same, where its Calico is of this version; an older one gets the newer.
-			there, err := r.exists(ctx, u)
+			have, err := r.live(ctx, u)
 			if err != nil {
 				return err
 			}
-			if there && imageVersion(o.Canal) == m.Version() {
+			if have != nil && imageVersion(o.Canal) == m.Version() {
 				continue
 			}
 		case "DaemonSet":
@@ -71,10 +71,8 @@ func (r *run) beside(ctx context.Context, o *original, m *manifest.Manifest, ope
 			}
 			continue
 		default:
-			// What Canal's manifest has as well is Canal's, and serves both.
-			if canals, err := r.notOurs(ctx, u); err != nil {
-				return err
-			} else if canals {
+			// What Canal's manifest has as well serves both.
+			if o.had(u) {
 				continue
 			}
 			own(u, r.in.Migration)
@@ -95,19 +93,6 @@ func own(u *unstructured.Unstructured, migration string) {
 	}
 	labels[labelOwn] = migration
 	u.SetLabels(labels)
-}
-
-// notOurs tells whether an object is there that no migration made.
-func (r *run) notOurs(ctx context.Context, u *unstructured.Unstructured) (bool, error) {
-	api, err := r.resource(u)
-	if err != nil {
-		return false, err
-	}
-	have, err := api.Get(ctx, u.GetName(), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return false, nil
-	}
-	return err == nil && have.GetLabels()[labelOwn] == "", err
 }
 
 // applyCalico installs calico-node on the nodes that the rule chooses. Its pods
@@ -194,9 +179,7 @@ func (r *run) join(ctx context.Context) error {
 		if u.GetKind() == "CustomResourceDefinition" {
 			continue
 		}
-		if theirs, err := r.notOurs(ctx, u); err != nil {
-			return err
-		} else if theirs {
+		if o.had(u) {
 			continue
 		}
 		if err := r.drop(ctx, u); err != nil {
