@@ -282,8 +282,8 @@ func (s *Store) Retire(migration string, names ...string) error {
 	return syncDir(s.conf)
 }
 
-// Restore makes the folder what it was when it was saved: first it writes what
-// is missing or changed, and then retires the configurations that were not there.
+// Restore makes the configurations what they were when they were saved: first it writes what
+// is missing or changed, of other files only what is missing, and then retires the configurations that were not there.
 // The container runtime sees the old or the new configuration at every moment, and
 // never none.
 func (s *Store) Restore(migration string) (*Snapshot, error) {
@@ -297,6 +297,10 @@ func (s *Store) Restore(migration string) (*Snapshot, error) {
 	was := map[string]bool{}
 	for _, file := range snap.Files {
 		was[file.Name] = true
+		// Credentials are renewed all the time: those that are there are the better ones.
+		if _, err := s.conf.Stat(file.Name); err == nil && !isConfig(file.Name) {
+			continue
+		}
 		if err := s.putBack(migration, file); err != nil {
 			return nil, err
 		}
