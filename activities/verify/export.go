@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -14,9 +15,9 @@ import (
 // Executor runs a command in an agent's container. Its error is one line.
 type Executor = executor
 
-// Connect reaches a cluster: its API server, and the agents' containers through it.
+// Connect reaches a cluster: its API server, in JSON, and the agents' containers through it.
 func Connect(clusters Clusters, id string) (kubernetes.Interface, Executor, error) {
-	c, err := dial(clusters, id)
+	c, err := dial(clusters, id, runtime.ContentTypeJSON)
 	if err != nil {
 		return nil, nil, err
 	}

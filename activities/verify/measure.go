@@ -81,7 +81,8 @@ func resumed(ctx context.Context, now time.Time) time.Time {
 	return last.StartedAt
 }
 
-// beat heartbeats the progress until stop is called.
+// beat heartbeats the progress until stop is called. What is over before the first
+// beat costs Temporal none.
 func (m *measurement) beat(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	var running sync.WaitGroup
@@ -89,11 +90,11 @@ func (m *measurement) beat(ctx context.Context) (stop func()) {
 		tick := time.NewTicker(heartbeatEvery)
 		defer tick.Stop()
 		for {
-			m.heartbeat(ctx)
 			select {
 			case <-done:
 				return
 			case <-tick.C:
+				m.heartbeat(ctx)
 			}
 		}
 	})
