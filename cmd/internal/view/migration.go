@@ -91,7 +91,7 @@ func (d *moving) head() {
 	}
 	d.line(func(t string) string { return d.Paint.Bold(d.Paint.State(m.State, t)) }, "%s", title)
 	if p := m.Plan; p != nil {
-		d.line(nil, "  Canal %s to Calico %s, plan %s", p.From.Calico, p.Target.Version, Short(p.Hash))
+		d.line(nil, "  %s, plan %s", oneLine(fmt.Sprintf("Canal %s to Calico %s", p.From.Calico, p.Target.Version)), Short(p.Hash))
 	}
 	if m.StartedBy != "" {
 		d.line(d.Paint.Dim, "  started by %s at %s, run %s", m.StartedBy, m.StartedAt.UTC().Format(time.RFC3339), m.RunID)

@@ -12,7 +12,6 @@ import (
 // were not given before.
 type MigrationTail struct {
 	tail  Tail
-	step  string
 	nodes map[string]string
 	opens time.Time
 }
@@ -27,11 +26,6 @@ func (t *MigrationTail) Next(m Migration, now time.Time) []string {
 	lines := t.tail.story(shared)
 	stamp := now.UTC().Format("15:04:05") + "  "
 	add := func(format string, args ...any) { lines = append(lines, stamp+clean(fmt.Sprintf(format, args...))) }
-	if step := string(m.Step); step != t.step {
-		if t.step = step; step != "" {
-			add("%s: step %s", m.Name, step)
-		}
-	}
 	t.moved(m, add)
 	t.tail.waits(shared, now, add)
 	t.gate(m, add)
@@ -54,23 +48,15 @@ func (t *MigrationTail) Next(m Migration, now time.Time) []string {
 	return lines
 }
 
-// moved tells of each node what has become of it.
+// moved tells of each node what is done to it. What has become of it is in the story.
 func (t *MigrationTail) moved(m Migration, add func(string, ...any)) {
 	for _, n := range m.Nodes {
 		now := n.State + " " + string(n.Step)
-		was, seen := t.nodes[n.Name]
+		was := t.nodes[n.Name]
 		t.nodes[n.Name] = now
-		if now == was || !seen && n.State == contract.NodePending {
-			continue
+		if now != was && n.Step != "" {
+			add("%s: %s, %s", n.Name, n.State, n.Step)
 		}
-		text := n.State
-		if n.Step != "" {
-			text += ", " + string(n.Step)
-		}
-		if n.Evidence != "" && n.State == contract.NodeCalico {
-			text += ", evidence " + Short(n.Evidence)
-		}
-		add("node %s: %s%s", n.Name, text, because(n.Reason))
 	}
 }
 

@@ -155,9 +155,10 @@ func TestMigrationTailTellsChanges(t *testing.T) {
 	var tail MigrationTail
 	m := movingCluster()
 	tail.Next(m, noon)
-	m.Nodes[2].Step, m.Nodes[2].State, m.Nodes[2].Evidence = "", contract.NodeCalico, strings.Repeat("9", 64)
+	m.Nodes[2].Step = migration.Uncordon
 	m.Waiting = nil
-	require.Equal(t, []string{"12:00:05  node prod-worker-3: calico, evidence 999999999999"}, tail.Next(m, noon.Add(5*time.Second)))
-	m.State, m.Step = contract.StateFinishing, migration.Turn
-	require.Equal(t, []string{"12:00:06  prod: step turn", "12:00:06  prod: finishing"}, tail.Next(m, noon.Add(6*time.Second)))
+	require.Equal(t, []string{"12:00:05  prod-worker-3: migrating, uncordon"}, tail.Next(m, noon.Add(5*time.Second)))
+	m.State = contract.StateFinishing
+	m.Log = append(m.Log, contract.LogEntry{At: noon.Add(6 * time.Second), Message: "begins turn"})
+	require.Equal(t, []string{"12:00:06  begins turn", "12:00:07  prod: finishing"}, tail.Next(m, noon.Add(7*time.Second)))
 }
