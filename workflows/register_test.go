@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/testsuite"
 
 	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/activities/migrate"
 	"portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
@@ -27,6 +28,10 @@ var names = map[string]map[string]bool{
 		contract.ActEnsureAgent: true, contract.ActRemoveAgent: true, contract.ActAgentStatus: true, contract.ActMeasure: true,
 	},
 	"preflight": {contract.ActPreflight: true, contract.ActPlanMigration: true},
+	"migrate": {
+		contract.ActClaim: true, contract.ActUnclaim: true, contract.ActDo: true, contract.ActUndo: true,
+		contract.ActNodes: true, contract.ActRequirements: true,
+	},
 }
 
 // Every name that is called exists, with the same signature in the model that
@@ -34,11 +39,11 @@ var names = map[string]map[string]bool{
 func TestActivityNames(t *testing.T) {
 	real := map[string]reflect.Type{
 		"source": reflect.TypeFor[*source.Activities](), "deliver": reflect.TypeFor[*deliver.Activities](), "verify": reflect.TypeFor[*verify.Activities](),
-		"preflight": reflect.TypeFor[*preflight.Activities](),
+		"preflight": reflect.TypeFor[*preflight.Activities](), "migrate": reflect.TypeFor[*migrate.Activities](),
 	}
 	model := map[string]reflect.Type{
 		"source": reflect.TypeFor[*world.Source](), "deliver": reflect.TypeFor[*world.Deliver](), "verify": reflect.TypeFor[*world.Verify](),
-		"preflight": reflect.TypeFor[*world.Preflight](),
+		"preflight": reflect.TypeFor[*world.Preflight](), "migrate": reflect.TypeFor[*world.Migrate](),
 	}
 	for pkg, wanted := range names {
 		found := map[string]bool{}
@@ -77,5 +82,5 @@ func TestRegister(t *testing.T) {
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestWorkflowEnvironment()
 	workflows.Register(env)
-	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}, Preflight: &preflight.Activities{}})
+	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}, Preflight: &preflight.Activities{}, Migrate: &migrate.Activities{}})
 }

@@ -42,7 +42,7 @@ func (m *cluster) back(ctx workflow.Context) error {
 // restore takes the nodes that have left Canal back to it, the last first; those of
 // the control plane one by one, and the others as many at a time as they went.
 func (m *cluster) restore(ctx workflow.Context) error {
-	m.reviewForBack(ctx)
+	m.review(ctx)
 	atOnce := max(m.in.Options.Parallel, 1)
 	for _, name := range m.wayBack() {
 		n := m.node(name)
@@ -60,17 +60,26 @@ func (m *cluster) restore(ctx workflow.Context) error {
 	return nil
 }
 
-// reviewForBack forgets nodes that are gone; a way back to them would never end.
-func (m *cluster) reviewForBack(ctx workflow.Context) {
-	if len(m.wayBack()) == 0 {
+// review lists the nodes before they are taken back. One that is gone is forgotten: a
+// way back to it would never end. One that joined late, and has Calico, goes back with
+// the others; one that was made anew has Canal.
+func (m *cluster) review(ctx workflow.Context) {
+	if !slices.Contains(m.state.Steps, migration.Split) {
 		return
 	}
 	persist(ctx, "list the nodes", func(line string) { m.note(ctx, "", line) }, func() error {
 		found, err := call.Nodes(ctx, m.state.Cluster)
-		if err == nil {
-			m.drop(ctx, found)
+		if err != nil {
+			return err
 		}
-		return err
+		m.drop(ctx, found)
+		for _, f := range found {
+			m.join(ctx, f)
+			if n := m.node(f.Name); f.CNI == calico && (n.State == contract.NodePending || n.State == contract.NodeCanal) {
+				n.State = contract.NodeCalico
+			}
+		}
+		return nil
 	})
 }
 

@@ -18,6 +18,11 @@ func (m *cluster) cleaning() bool { return slices.Contains(m.state.Steps, migrat
 // stops; resumed, it is not done, and the nodes are looked at again. The error is
 // errBack, or a continue-as-new.
 func (m *cluster) complete(ctx workflow.Context) (done bool, err error) {
+	if m.state.Paused != nil {
+		// A node may join during the pause: it is moved before Canal goes.
+		m.stale = true
+		return false, m.asBack(m.wait(ctx, m.work, func() bool { return m.state.Paused == nil }))
+	}
 	m.enter(ctx, contract.StateFinishing)
 	for _, step := range migration.Completion() {
 		if step == migration.Clean {

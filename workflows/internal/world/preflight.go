@@ -17,6 +17,9 @@ func (p *Preflight) PlanMigration(ctx context.Context, in checks.PlanInput) (*ch
 	if err := p.w.did(ctx, "PlanMigration", in.Cluster.Name, false); err != nil {
 		return nil, err
 	}
+	if c := p.w.Canal; c != nil && in.Cluster.Name == c.Cluster {
+		return &checks.Planned{Plan: c.Plan(in.Target, in.Options), Preflight: preflight.Counts{Pass: 1}}, nil
+	}
 	facts := &preflight.ClusterFacts{Name: in.Cluster.Name, DaemonSets: preflight.Known([]preflight.CNISet{{Name: "canal", Flavour: preflight.FlavourCanal}})}
 	return &checks.Planned{Plan: migration.Make(facts, nil, &preflight.Report{Target: in.Target}, in.Options), Preflight: preflight.Counts{Pass: 1}}, nil
 }

@@ -48,6 +48,8 @@ type World struct {
 	// time by it. Complete ends such a soak.
 	Later    func(d time.Duration, f func())
 	Complete func(workflowID string, token []byte, result any)
+	// Canal is the cluster that is migrated, where there is one.
+	Canal *Canal
 	// Findings are what Inspect finds.
 	Findings []source.Finding
 
@@ -132,6 +134,7 @@ func (w *World) Register(r worker.ActivityRegistry) {
 	r.RegisterActivityWithOptions(&Deliver{w}, activity.RegisterOptions{Name: "deliver."})
 	r.RegisterActivityWithOptions(&Verify{w}, activity.RegisterOptions{Name: "verify."})
 	r.RegisterActivityWithOptions(&Preflight{w}, activity.RegisterOptions{Name: "preflight."})
+	r.RegisterActivityWithOptions(&Migrate{w}, activity.RegisterOptions{Name: "migrate."})
 }
 
 // Live is the revision that a GitRepo has live.
@@ -256,6 +259,9 @@ func (d *Deliver) Clusters(ctx context.Context) ([]rancher.Cluster, error) {
 	var out []rancher.Cluster
 	for _, u := range d.w.Units() {
 		out = append(out, u.Clusters...)
+	}
+	if c := d.w.Canal; c != nil {
+		out = append(out, rancher.Cluster{ID: "c-" + c.Cluster, Name: c.Cluster, Connected: true})
 	}
 	return out, d.w.did(ctx, "Clusters", "all", false)
 }

@@ -1,0 +1,540 @@
+package world
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/migrate"
+	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/probes/migration"
+	"portcullis.dev/portcullis/probes/preflight"
+	"portcullis.dev/portcullis/workflows/contract"
+)
+
+// How far a step of the model is.
+type made int
+
+const (
+	untouched made = iota
+	begun          // a part of it may be made
+	done
+	undone
+)
+
+// Canal is a cluster of the model that goes from Canal to Calico. It notes every
+// call that would have harmed a real one.
+type Canal struct {
+	Cluster string
+	// Early gives a step its effect before the hook is asked, which can then only
+	// take away the answer; else a hook that fails leaves the step half made.
+	Early bool
+	// Nothing makes the cluster one without anything to probe.
+	Nothing bool
+
+	mu         sync.Mutex
+	nodes      []*canalNode
+	steps      map[migration.Step]made
+	claimed    string
+	name       string
+	violations []string
+	// busy are the steps that are being made. A real server waits for an activity
+	// that is cancelled; a test environment does not, so that the undo does.
+	busy map[string]chan struct{}
+}
+
+type canalNode struct {
+	name    string
+	control bool
+	drain   bool
+	// label is what the node was told to have; without one, it has what is the choice.
+	label    string
+	cordoned bool
+	steps    map[migration.Step]made
+	// born is true for a node that had Calico from its start.
+	born bool
+}
+
+// MakeCanal adds a cluster with Canal to the world. A name that ends in a star
+// is of the control plane.
+func (w *World) MakeCanal(cluster string, nodes ...string) *Canal {
+	c := &Canal{Cluster: cluster, steps: map[migration.Step]made{}, busy: map[string]chan struct{}{}}
+	for _, n := range nodes {
+		c.Add(n)
+	}
+	w.Canal = c
+	return c
+}
+
+// Add lets a node join the cluster.
+func (c *Canal) Add(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := &canalNode{name: name, steps: map[migration.Step]made{}}
+	if last := len(name) - 1; name[last] == '*' {
+		n.name, n.control = name[:last], true
+	}
+	n.born = c.steps[migration.Turn] == done
+	c.nodes = append(c.nodes, n)
+}
+
+// Drop takes a node away.
+func (c *Canal) Drop(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes = slices.DeleteFunc(c.nodes, func(n *canalNode) bool { return n.name == name })
+}
+
+// Drain makes the plan drain a node.
+func (c *Canal) Drain(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.node(name).drain = true
+}
+
+func (c *Canal) node(name string) *canalNode {
+	for _, n := range c.nodes {
+		if n.name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// Violations are the calls that would have harmed a real cluster.
+func (c *Canal) Violations() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.violations)
+}
+
+func (c *Canal) wrong(format string, args ...any) {
+	c.violations = append(c.violations, fmt.Sprintf(format, args...))
+}
+
+// Original says what is left of a migration, or "".
+func (c *Canal) Original() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.claimed != "" {
+		return "it is claimed by " + c.claimed
+	}
+	for step, m := range c.steps {
+		if m != undone && m != untouched {
+			return "step " + string(step) + " is left"
+		}
+	}
+	for _, n := range c.nodes {
+		for step, m := range n.steps {
+			if step != migration.Check && step != migration.Uncordon && m != undone && m != untouched {
+				return "step " + string(step) + " of " + n.name + " is left"
+			}
+		}
+		if n.cordoned {
+			return n.name + " is cordoned"
+		}
+		if c.has(n) == "calico" {
+			return n.name + " is on Calico"
+		}
+	}
+	return ""
+}
+
+// Migrated says what is left of Canal, or "".
+func (c *Canal) Migrated() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.claimed != "" {
+		return "it is claimed by " + c.claimed
+	}
+	for _, step := range slices.Concat(migration.Preparation(), migration.Completion()) {
+		if c.steps[step] != done {
+			return "step " + string(step) + " was not made"
+		}
+	}
+	for _, n := range c.nodes {
+		if c.has(n) != "calico" {
+			return n.name + " is on Canal"
+		}
+		if n.cordoned {
+			return n.name + " is cordoned"
+		}
+	}
+	return ""
+}
+
+// has is the CNI that a node really has.
+func (c *Canal) has(n *canalNode) string {
+	if n.label != "" {
+		return n.label
+	}
+	if c.steps[migration.Turn] == done {
+		return "calico"
+	}
+	return "canal"
+}
+
+// told is the CNI that a node was told to have, as the real activity lists it.
+func told(n *canalNode) string {
+	if n.label != "" {
+		return n.label
+	}
+	return "canal"
+}
+
+// moving is true while the node is between two CNIs.
+func moving(n *canalNode) bool {
+	for _, step := range []migration.Step{migration.Evict, migration.Leave, migration.Swap} {
+		if n.steps[step] == begun {
+			return true
+		}
+	}
+	return n.steps[migration.Leave] == done && n.steps[migration.Swap] != done
+}
+
+// Migrate are the activities of a migration in the model.
+type Migrate struct{ w *World }
+
+// Claim marks the cluster.
+func (a *Migrate) Claim(ctx context.Context, in migrate.ClaimInput) error {
+	c := a.w.Canal
+	c.mu.Lock()
+	if c.claimed != "" && c.claimed != in.Migration {
+		c.mu.Unlock()
+		return errs.Conflict("cluster %s is being migrated by %s", c.Cluster, c.claimed)
+	}
+	c.claimed = in.Migration
+	c.mu.Unlock()
+	return a.w.did(ctx, "Claim", in.Cluster.Name, false)
+}
+
+// Unclaim takes the mark away.
+func (a *Migrate) Unclaim(ctx context.Context, in migrate.ClaimInput) error {
+	if err := a.w.did(ctx, "Unclaim", in.Cluster.Name, false); err != nil {
+		return err
+	}
+	c := a.w.Canal
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.claimed == in.Migration {
+		c.claimed = ""
+	}
+	return nil
+}
+
+// Nodes lists the nodes.
+func (a *Migrate) Nodes(ctx context.Context, in migrate.NodesInput) ([]migrate.Node, error) {
+	if err := a.w.did(ctx, "Nodes", in.Cluster.Name, false); err != nil {
+		return nil, err
+	}
+	c := a.w.Canal
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []migrate.Node
+	for _, n := range c.nodes {
+		out = append(out, migrate.Node{Name: n.name, ControlPlane: n.control, Ready: true, CNI: told(n)})
+	}
+	return out, nil
+}
+
+// Requirements finds one thing to probe.
+func (a *Migrate) Requirements(ctx context.Context, in migrate.RequirementsInput) ([]probes.Requirement, error) {
+	if err := a.w.did(ctx, "Requirements", in.Cluster.Name, false); err != nil {
+		return nil, err
+	}
+	if a.w.Canal.Nothing {
+		return in.Given, nil
+	}
+	return append([]probes.Requirement{{
+		Name: "the cluster's DNS", Expect: probes.Allow, From: probes.From{Namespace: "web"}, To: probes.To{DNS: "kubernetes.default.svc"},
+	}}, in.Given...), nil
+}
+
+// Do makes a step.
+func (a *Migrate) Do(ctx context.Context, in migrate.StepInput) (*migrate.StepResult, error) {
+	c := a.w.Canal
+	defer c.take(in)()
+	if err := c.begin(in); err != nil {
+		return nil, err
+	}
+	if c.Early {
+		c.end(in, done)
+	}
+	if err := a.w.did(ctx, "Do", subject(in), true); err != nil {
+		return nil, err
+	}
+	c.end(in, done)
+	return &migrate.StepResult{Changes: []string{"made " + string(in.Step)}, Took: 3 * time.Second, Waited: 2 * time.Second}, nil
+}
+
+// Undo takes a step back.
+func (a *Migrate) Undo(ctx context.Context, in migrate.StepInput) (*migrate.StepResult, error) {
+	c := a.w.Canal
+	defer c.take(in)()
+	c.unbegin(in)
+	if c.Early {
+		c.end(in, undone)
+	}
+	if err := a.w.did(ctx, "Undo", subject(in), true); err != nil {
+		return nil, err
+	}
+	c.end(in, undone)
+	return &migrate.StepResult{Changes: []string{"undid " + string(in.Step)}, Took: 2 * time.Second, Waited: time.Second}, nil
+}
+
+// take waits until nobody makes the step, and returns how to let go of it.
+func (c *Canal) take(in migrate.StepInput) func() {
+	key, mine := subject(in), make(chan struct{})
+	for {
+		c.mu.Lock()
+		other := c.busy[key]
+		if other == nil {
+			c.busy[key] = mine
+			c.mu.Unlock()
+			return func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				delete(c.busy, key)
+				close(mine)
+			}
+		}
+		c.mu.Unlock()
+		<-other
+	}
+}
+
+func subject(in migrate.StepInput) string {
+	if in.Node == "" {
+		return string(in.Step)
+	}
+	return string(in.Step) + " " + in.Node
+}
+
+// common checks what holds for every call.
+func (c *Canal) common(what string, in migrate.StepInput) {
+	if c.claimed != contract.MigrateID(c.Cluster) {
+		c.wrong("%s while the cluster is claimed by %q", what, c.claimed)
+	}
+	if c.name == "" {
+		c.name = in.Migration
+	}
+	if in.Migration != c.name || in.Migration == "" {
+		c.wrong("%s under the name %q, and not %q", what, in.Migration, c.name)
+	}
+	if in.Timeout <= 0 {
+		c.wrong("%s without a time limit", what)
+	}
+}
+
+// begin checks that a step may be made now.
+func (c *Canal) begin(in migrate.StepInput) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	what := "do " + subject(in)
+	c.common(what, in)
+	if in.Node == "" {
+		if err := c.beginCluster(what, in); err != nil {
+			return err
+		}
+		c.steps[in.Step] = begun
+		return nil
+	}
+	n := c.node(in.Node)
+	if n == nil {
+		return errs.Failed("there is no node %s", in.Node)
+	}
+	c.beginNode(what, n, in.Step)
+	n.steps[in.Step] = begun
+	return nil
+}
+
+func (c *Canal) beginCluster(what string, in migrate.StepInput) error {
+	all := slices.Concat(migration.Preparation(), migration.Completion())
+	for _, step := range all[:slices.Index(all, in.Step)] {
+		if c.steps[step] != done {
+			c.wrong("%s before %s", what, step)
+		}
+	}
+	if in.Step == migration.Begin && len(in.Manifest) == 0 {
+		c.wrong("%s without a manifest", what)
+	}
+	if in.Step != migration.Begin && len(in.Manifest) > 0 {
+		c.wrong("%s with a manifest, which only begin needs", what)
+	}
+	if slices.Contains(migration.Preparation(), in.Step) {
+		return nil
+	}
+	for _, n := range c.nodes {
+		if in.Step == migration.Turn && n.label != "calico" {
+			return errs.Unavailable("node %s is not on Calico yet", n.name)
+		}
+		if c.has(n) != "calico" {
+			c.wrong("%s while %s is on Canal", what, n.name)
+		}
+	}
+	return nil
+}
+
+func (c *Canal) beginNode(what string, n *canalNode, step migration.Step) {
+	for _, s := range migration.Preparation() {
+		if c.steps[s] != done {
+			c.wrong("%s before %s", what, s)
+		}
+	}
+	for _, s := range []migration.Step{migration.Unlink, migration.Adopt, migration.Clean} {
+		if m := c.steps[s]; m == begun || m == done {
+			c.wrong("%s after %s", what, s)
+		}
+	}
+	c.alone(what, n)
+	mode := migration.InPlace
+	if n.drain {
+		mode = migration.Drain
+	}
+	all := migration.NodeSteps(mode)
+	at := slices.Index(all, step)
+	if at < 0 {
+		c.wrong("%s is no step of a node that is to go %s", what, mode)
+		return
+	}
+	for _, s := range all[:at] {
+		if n.steps[s] != done {
+			c.wrong("%s before %s", what, s)
+		}
+	}
+}
+
+// alone checks that a node of the control plane moves while no other does.
+func (c *Canal) alone(what string, n *canalNode) {
+	for _, o := range c.nodes {
+		if o != n && moving(o) && (n.control || o.control) {
+			c.wrong("%s while %s moves", what, o.name)
+		}
+	}
+}
+
+// unbegin checks that a step may be taken back now.
+func (c *Canal) unbegin(in migrate.StepInput) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	what := "undo " + subject(in)
+	c.common(what, in)
+	if in.Node == "" {
+		c.unbeginCluster(what, in.Step)
+		c.steps[in.Step] = begun
+		return
+	}
+	n := c.node(in.Node)
+	if n == nil {
+		return
+	}
+	if c.steps[migration.Turn] == begun || c.steps[migration.Turn] == done {
+		// A node that joined late may fail after Turn; it goes back before Turn does.
+		for _, s := range []migration.Step{migration.Unlink, migration.Adopt, migration.Clean} {
+			if m := c.steps[s]; m == begun || m == done {
+				c.wrong("%s before undo %s", what, s)
+			}
+		}
+	}
+	if n.steps[in.Step] == untouched && !n.born {
+		c.wrong("%s, which was never begun", what)
+	}
+	c.alone(what, n)
+	all := migration.NodeSteps(migration.Drain)
+	for _, s := range all[slices.Index(all, in.Step)+1:] {
+		if m := n.steps[s]; s != migration.Uncordon && (m == begun || m == done) {
+			c.wrong("%s before undo %s", what, s)
+		}
+	}
+	n.steps[in.Step] = begun
+}
+
+func (c *Canal) unbeginCluster(what string, step migration.Step) {
+	if c.steps[step] == untouched {
+		c.wrong("%s, which was never begun", what)
+	}
+	if step == migration.Clean {
+		c.wrong("%s, which has no way back", what)
+	}
+	all := slices.Concat(migration.Preparation(), migration.Completion())
+	for _, s := range all[slices.Index(all, step)+1:] {
+		if m := c.steps[s]; m == begun || m == done {
+			c.wrong("%s before undo %s", what, s)
+		}
+	}
+	if !slices.Contains(migration.Preparation(), step) {
+		return
+	}
+	for _, n := range c.nodes {
+		if c.has(n) == "calico" {
+			c.wrong("%s while %s is on Calico", what, n.name)
+		}
+		for s, m := range n.steps {
+			if s != migration.Check && s != migration.Uncordon && (m == begun || m == done) {
+				c.wrong("%s before undo %s %s", what, s, n.name)
+			}
+		}
+	}
+}
+
+// end gives a step, or its undoing, its effect.
+func (c *Canal) end(in migrate.StepInput, how made) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if in.Node == "" {
+		c.steps[in.Step] = how
+		if in.Step == migration.Turn && how == undone {
+			for _, n := range c.nodes {
+				if n.label == "" {
+					n.label, n.born = "calico", true
+				}
+			}
+		}
+		return
+	}
+	n := c.node(in.Node)
+	if n == nil {
+		return
+	}
+	n.steps[in.Step] = how
+	switch {
+	case in.Step == migration.Swap && how == done:
+		n.label = "calico"
+	case in.Step == migration.Swap && how == undone:
+		n.label = "canal"
+	case in.Step == migration.Evict:
+		n.cordoned = how == done
+	case in.Step == migration.Uncordon && how == done:
+		n.cordoned = false
+	}
+}
+
+// facts are what a preflight finds of the cluster.
+func (c *Canal) facts() (*preflight.ClusterFacts, []preflight.NodeFacts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := &preflight.ClusterFacts{Name: c.Cluster, DaemonSets: preflight.Known([]preflight.CNISet{{Namespace: "kube-system", Name: "canal", Flavour: preflight.FlavourCanal}})}
+	var nodes []preflight.Node
+	var measured []preflight.NodeFacts
+	for i, n := range c.nodes {
+		ipam := "host-local"
+		if n.drain {
+			ipam = "dhcp"
+		}
+		nodes = append(nodes, preflight.Node{Name: n.name, ControlPlane: n.control, PodCIDRs: []string{fmt.Sprintf("10.42.%d.0/24", i)}})
+		measured = append(measured, preflight.NodeFacts{Node: n.name, CNI: preflight.Known(preflight.CNIDir{
+			Configs: []preflight.CNIConfig{{Plugins: []string{"calico"}, IPAM: ipam}},
+		})})
+	}
+	f.Nodes = preflight.Known(nodes)
+	return f, measured
+}
+
+// Plan is the plan that the model makes.
+func (c *Canal) Plan(target preflight.Target, opts migration.Options) migration.Plan {
+	facts, measured := c.facts()
+	return migration.Make(facts, measured, &preflight.Report{Target: target}, opts)
+}
