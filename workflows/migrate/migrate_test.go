@@ -11,10 +11,12 @@ import (
 
 	"github.com/stretchr/testify/mock"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/migrate"
 )
 
 func startOptions() client.StartWorkflowOptions {
@@ -642,8 +644,19 @@ func TestALostNode(t *testing.T) {
 	for _, end := range []string{contract.UpdateResume, contract.UpdateAbort} {
 		t.Run(end, func(t *testing.T) {
 			r := two(t)
-			lost := errors.New("terminated")
-			r.env.OnWorkflow(contract.MigrateNodeWorkflow, mock.Anything, mock.Anything).Return(contract.MigrateNodeResult{}, lost).Once()
+			times := 0
+			r.env.OnWorkflow(contract.MigrateNodeWorkflow, mock.Anything, mock.Anything).Return(
+				func(ctx workflow.Context, in contract.MigrateNodeInput) (contract.MigrateNodeResult, error) {
+					if times++; times == 1 {
+						return contract.MigrateNodeResult{}, errors.New("terminated")
+					}
+					return migrate.RunNode(ctx, in)
+				})
+			r.at(30*time.Minute, func(s contract.MigrateStatus) {
+				if n := s.Nodes[0]; s.State != contract.StateStopped || n.State != contract.NodeRestoring || !strings.Contains(n.Reason, "it was lost: terminated") {
+					t.Errorf("state %s: %+v", s.State, n)
+				}
+			})
 			r.after(time.Hour, end, "end", by("bob"))
 			out := r.do(migration.Options{})
 			if end == contract.UpdateResume {

@@ -3,6 +3,7 @@ package migrate
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -65,13 +66,14 @@ func (m *cluster) steer(ctx workflow.Context) (string, error) {
 	switch {
 	case m.work.Err() != nil:
 		return "", errBack
+	case m.stale:
+		return m.reconcile(ctx)
 	case m.state.Failures > m.in.Options.MaxFailures:
+		// The nodes that run may fail, too, and are named then.
 		m.settle(ctx)
 		return m.tooMany(), nil
 	case m.running == 0 && m.mayContinueAsNew(ctx):
 		return "", m.continueAsNew(ctx)
-	case m.stale:
-		return m.reconcile(ctx)
 	case m.running == 0 && m.gated():
 		return "", m.gate(ctx)
 	}
@@ -286,7 +288,7 @@ func (m *cluster) reconcile(ctx workflow.Context) (string, error) {
 	}
 	if err != nil {
 		m.stale = true
-		return "the nodes could not be listed: " + story.Reason(err), nil
+		return join(strings.Join(m.failed(), "; "), "the nodes could not be listed: "+story.Reason(err)), nil
 	}
 	m.drop(ctx, found)
 	for _, f := range found {
