@@ -172,6 +172,9 @@ func (a *Activities) run(ctx context.Context, in StepInput) (*run, error) {
 	if in.Migration == "" {
 		return nil, errs.Invalid("a step needs the migration's name")
 	}
+	if t := in.Target; t.VNI == 0 || t.Port == 0 || t.MTU == 0 || t.PodCIDR == "" {
+		return nil, errs.Invalid("a step needs the plan's target: VNI %d, port %d, MTU %d, pods %q", t.VNI, t.Port, t.MTU, t.PodCIDR)
+	}
 	c, err := a.connect(in.Cluster.ID)
 	if err != nil {
 		return nil, verify.Classify(in.Cluster.Name, err)

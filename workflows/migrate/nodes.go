@@ -173,7 +173,7 @@ func (m *cluster) begin(ctx workflow.Context, n *contract.NodeState) {
 
 func (m *cluster) child(n *contract.NodeState) contract.MigrateNodeInput {
 	return contract.MigrateNodeInput{
-		Cluster: m.state.Cluster, Migration: m.state.Migration, Node: n.Name, Mode: n.Mode, Target: m.in.Target,
+		Cluster: m.state.Cluster, Migration: m.state.Migration, Node: n.Name, Mode: n.Mode, Target: m.state.Plan.Target,
 		Requirements: m.state.Requirements, Settings: m.in.Settings, Baseline: m.state.Baseline,
 	}
 }

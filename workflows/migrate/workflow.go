@@ -175,7 +175,7 @@ func (m *cluster) make(ctx, work workflow.Context, step migration.Step) error {
 }
 
 func (m *cluster) input(step migration.Step) migrate.StepInput {
-	return migrate.StepInput{Cluster: m.state.Cluster, Migration: m.state.Migration, Step: step, Target: m.in.Target}
+	return migrate.StepInput{Cluster: m.state.Cluster, Migration: m.state.Migration, Step: step, Target: m.state.Plan.Target}
 }
 
 func (m *cluster) wire() wire {
