@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/rancherd"
@@ -37,6 +40,8 @@ const (
 	// watchesFor is how long a watch lasts that does not say it.
 	watchesFor = 30 * time.Minute
 )
+
+var protobufs = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
 
 // Server answers for all clusters. Which one is asked for is in the header that
 // Rancher's stand-in adds to a request that came by an alias.
@@ -56,6 +61,8 @@ type listing struct {
 	limit                     int
 	agent                     agent
 	version                   int64
+	// protobuf is Kubernetes' other form, beside JSON.
+	protobuf bool
 }
 
 // New makes a server.
@@ -144,13 +151,20 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	}
 	version, _ := st.now()
 	limit, _ := strconv.Atoi(q.Get("limit"))
-	text, err := s.encode(listing{r.PathValue("kind"), r.PathValue("namespace"), q.Get("labelSelector"), limit, st.agent(), version})
+	l := listing{
+		kind: r.PathValue("kind"), namespace: r.PathValue("namespace"), selector: q.Get("labelSelector"), limit: limit,
+		agent: st.agent(), version: version, protobuf: strings.HasPrefix(r.Header.Get("Accept"), runtime.ContentTypeProtobuf),
+	}
+	text, err := s.encode(l)
 	if err != nil {
 		s.log.Warn("not simulated", "path", r.URL.Path, "err", err)
 		writeStatus(w, http.StatusNotFound, metav1.StatusReasonNotFound, err.Error())
 		return
 	}
 	w.Header().Set("Content-Type", runtime.ContentTypeJSON)
+	if l.protobuf {
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+	}
 	_, _ = w.Write(text)
 }
 
@@ -197,7 +211,11 @@ func (s *Server) encode(l listing) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(list)
+	encode := json.Marshal
+	if l.protobuf {
+		encode = func(any) ([]byte, error) { return runtime.Encode(protobufs, list) }
+	}
+	text, err := encode(list)
 	if err != nil {
 		return nil, err
 	}

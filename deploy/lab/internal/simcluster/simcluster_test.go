@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/informers"
@@ -120,10 +121,20 @@ func TestAgents(t *testing.T) {
 	}
 }
 
-// A client's caches fill, and see what changes.
+// A client's caches fill, and see what changes, in both forms.
 func TestCaches(t *testing.T) {
-	at := serve(t)
-	_, client := at("c-sim-0001")
+	for _, form := range []string{runtime.ContentTypeJSON, runtime.ContentTypeProtobuf} {
+		t.Run(form, func(t *testing.T) { caches(t, form) })
+	}
+}
+
+func caches(t *testing.T, form string) {
+	config, _ := serve(t)("c-sim-0001")
+	config.ContentType, config.AcceptContentTypes = form, form
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
 	factory := informers.NewSharedInformerFactory(client, 0)
