@@ -1,0 +1,55 @@
+package drive
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"portcullis.dev/portcullis/deploy/lab/internal/component"
+	"portcullis.dev/portcullis/deploy/lab/internal/substrate"
+)
+
+// IsUp tells whether a lab is up, of whatever topology.
+func (o Options) IsUp() bool {
+	_, err := os.Stat(filepath.Join(o.LabDir, "portcullis.yaml"))
+	return err == nil
+}
+
+// Show calls the lab's own program with its output on standard error: what takes
+// minutes is to be watched.
+func (o Options) Show(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(o.BinDir, "lab"), args...)
+	cmd.Env = append(os.Environ(), "PORTCULLIS_LAB_DIR="+o.LabDir)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("lab %s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// Kubeconfig is the path of an administrator's, of one of the lab's clusters.
+func (o Options) Kubeconfig(cluster string) string { return substrate.Kubeconfig(o.LabDir, cluster) }
+
+// InNode runs a shell's words in a node of the lab and gives what they print.
+func (p *Portcullis) InNode(ctx context.Context, node, words string) (string, error) {
+	return p.Lab(ctx, "exec", node, "--", "sh", "-c", words)
+}
+
+// CalicoManifest is the path of one of the manifests that come with Calico, such as
+// calico-vxlan.yaml, of the version that the lab is built with.
+func (o Options) CalicoManifest(ctx context.Context, file string) (string, error) {
+	// The lab's own program is where the repository is.
+	module := filepath.Join(o.BinDir, "..", "deploy", "lab", "components", "calico")
+	dir, err := component.RunGo(ctx, module, "list", "-m", "-f", "{{.Dir}}", "github.com/projectcalico/calico")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(strings.TrimSpace(dir), "manifests", file)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("Calico's manifests: %w", err)
+	}
+	return path, nil
+}
