@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -28,11 +27,15 @@ func (o *options) flows() *cobra.Command {
 		Short: "Open connections between pods many times a second, and tell what failed or was open",
 		Long: `Open connections from every pod of a namespace to every pod of another, many times a second, from
 inside the pods' own network namespaces, until the time is over or it is interrupted; then print, as JSON, how
-many failed, the longest gap, and how often a denied flow was open.`,
+many failed, the longest gap, and how often a denied flow was open. Pods that come and go are followed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			rules, err := flows.ParseRules(allow, deny, hold)
+			if err != nil {
+				return err
+			}
 			path, err := o.kubeconfigOf(args[0])
 			if err != nil {
 				return err
@@ -45,19 +48,11 @@ many failed, the longest gap, and how often a denied flow was open.`,
 			if err != nil {
 				return err
 			}
-			pods, err := flows.Discover(ctx, kube)
+			w, err := flows.Follow(ctx, kube, rules, every)
 			if err != nil {
 				return err
 			}
-			list, err := wanted(pods, allow, deny, hold)
-			if err != nil {
-				return err
-			}
-			w, err := flows.Start(ctx, list, every)
-			if err != nil {
-				return err
-			}
-			o.log("watching %d flows", len(list))
+			o.log("watching the flows")
 			select {
 			case <-ctx.Done():
 			case <-time.After(last):
@@ -91,32 +86,6 @@ many failed, the longest gap, and how often a denied flow was open.`,
 	f.StringVar(&picture, "svg", "", "file to draw the timeline into")
 	f.StringVar(&events, "events", "", "file with a line for each thing that was done: time (RFC 3339) and text")
 	return c
-}
-
-func wanted(pods map[string][]flows.Pod, allow, deny, hold []string) ([]flows.Flow, error) {
-	var list []flows.Flow
-	for _, kind := range []struct {
-		rules    []string
-		template flows.Flow
-	}{{allow, flows.Flow{Allowed: true}}, {deny, flows.Flow{}}, {hold, flows.Flow{Allowed: true, Held: true}}} {
-		var rules []flows.Rule
-		for _, text := range kind.rules {
-			r, err := flows.ParseRule(text)
-			if err != nil {
-				return nil, err
-			}
-			rules = append(rules, r)
-		}
-		made, err := flows.Make(pods, rules, kind.template)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, made...)
-	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("name flows with --allow, --deny or --hold")
-	}
-	return list, nil
 }
 
 func bad(r flows.Report) (out []flows.Seen) {

@@ -2,16 +2,14 @@ package flows
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 )
 
 // Rule names flows: from every pod of a namespace to every other pod of a
@@ -19,6 +17,8 @@ import (
 type Rule struct {
 	From, To string
 	Port     int
+	// Allowed and Held are as in Flow.
+	Allowed, Held bool
 }
 
 // ParseRule reads FROM:TO:PORT, such as shop:data:5432.
@@ -34,31 +34,31 @@ func ParseRule(text string) (Rule, error) {
 	return Rule{From: parts[0], To: parts[1], Port: port}, nil
 }
 
-// Discover finds the running pods of a cluster of this machine that have an
-// address of their own, by namespace, and a process of each.
-func Discover(ctx context.Context, kube kubernetes.Interface) (map[string][]Pod, error) {
-	list, err := kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
-	if err != nil {
-		return nil, fmt.Errorf("listing pods: %w", err)
+// ParseRules reads the rules of flows that must work, that must never be open, and
+// that are held.
+func ParseRules(allow, deny, hold []string) ([]Rule, error) {
+	var out []Rule
+	for _, kind := range []struct {
+		texts         []string
+		allowed, held bool
+	}{{allow, true, false}, {deny, false, false}, {hold, true, true}} {
+		for _, text := range kind.texts {
+			r, err := ParseRule(text)
+			if err != nil {
+				return nil, err
+			}
+			r.Allowed, r.Held = kind.allowed, kind.held
+			out = append(out, r)
+		}
 	}
-	processes := byPod()
-	out := map[string][]Pod{}
-	for i := range list.Items {
-		p := &list.Items[i]
-		if p.Spec.HostNetwork || p.DeletionTimestamp != nil || p.Status.PodIP == "" {
-			continue
-		}
-		pid, found := processes[string(p.UID)]
-		if !found {
-			return nil, fmt.Errorf("pod %s/%s runs, and no process of it is on this machine", p.Namespace, p.Name)
-		}
-		out[p.Namespace] = append(out[p.Namespace], Pod{Name: p.Namespace + "/" + p.Name, Node: p.Spec.NodeName, IP: p.Status.PodIP, PID: pid})
+	if len(out) == 0 {
+		return nil, fmt.Errorf("there are no flows to watch")
 	}
 	return out, nil
 }
 
-// byPod finds a process of each pod by the pods' control groups. Which one does not
-// matter: they share the network namespace.
+// byPod finds a process of each pod of this machine by the pods' control groups.
+// Which one does not matter: they share the network namespace.
 func byPod() map[string]int {
 	out := map[string]int{}
 	files, _ := filepath.Glob("/proc/[0-9]*/cgroup")
@@ -81,39 +81,29 @@ func byPod() map[string]int {
 	return out
 }
 
-// Make makes the flows of rules; a pod has none to itself.
-func Make(pods map[string][]Pod, rules []Rule, template Flow) ([]Flow, error) {
-	var out []Flow
-	for _, r := range rules {
-		before := len(out)
-		for _, from := range pods[r.From] {
-			for _, to := range pods[r.To] {
-				if from.Name == to.Name {
-					continue
-				}
-				f := template
-				f.From, f.To, f.Port = from, to, r.Port
-				out = append(out, f)
-			}
-		}
-		if len(out) == before {
-			return nil, fmt.Errorf("there are no pods for flows from namespace %s to %s", r.From, r.To)
-		}
-	}
-	return out, nil
+// Changes is what became of pods: their names, in order.
+type Changes struct {
+	Restarted   []string `json:"restarted,omitempty"`   // a container of it was
+	Readdressed []string `json:"readdressed,omitempty"` // it has another address
+	Gone        []string `json:"gone,omitempty"`        // deleted, also where another has its name now
+	New         []string `json:"new,omitempty"`
 }
 
-// Restarts tells which pods are not what they were: gone, new, or with another
-// address or a restarted container.
-func Restarts(before, after []corev1.Pod) []string {
+// None is true when every pod is what it was.
+func (c Changes) None() bool {
+	return len(c.Restarted)+len(c.Readdressed)+len(c.Gone)+len(c.New) == 0
+}
+
+// Compare tells which pods are not what they were.
+func Compare(before, after []corev1.Pod) (c Changes) {
 	type identity struct {
 		uid, ip  string
 		restarts int32
 	}
 	of := func(p corev1.Pod) identity {
 		id := identity{uid: string(p.UID), ip: p.Status.PodIP}
-		for _, c := range p.Status.ContainerStatuses {
-			id.restarts += c.RestartCount
+		for _, s := range p.Status.ContainerStatuses {
+			id.restarts += s.RestartCount
 		}
 		return id
 	}
@@ -121,22 +111,27 @@ func Restarts(before, after []corev1.Pod) []string {
 	for _, p := range before {
 		was[p.Namespace+"/"+p.Name] = of(p)
 	}
-	var out []string
 	for _, p := range after {
 		name := p.Namespace + "/" + p.Name
 		old, known := was[name]
+		now := of(p)
+		if !known || old.uid != now.uid {
+			c.New = append(c.New, name)
+			continue
+		}
 		delete(was, name)
-		switch now := of(p); {
-		case !known:
-			out = append(out, name+" is new")
-		case now.ip != old.ip:
-			out = append(out, name+" has another address")
-		case now != old:
-			out = append(out, name+" was restarted")
+		if now.ip != old.ip {
+			c.Readdressed = append(c.Readdressed, name)
+		}
+		if now.restarts != old.restarts {
+			c.Restarted = append(c.Restarted, name)
 		}
 	}
 	for name := range was {
-		out = append(out, name+" is gone")
+		c.Gone = append(c.Gone, name)
 	}
-	return out
+	for _, names := range [][]string{c.Restarted, c.Readdressed, c.Gone, c.New} {
+		slices.Sort(names)
+	}
+	return c
 }

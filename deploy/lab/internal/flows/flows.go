@@ -2,10 +2,11 @@
 // their cluster: it opens one from every source to every destination many times
 // a second, from inside the source's own network namespace, keeps some open for
 // good, and tells afterwards what failed, for how long, and what was open that
-// policy denies.
+// policy denies. Pods that come and go meanwhile are followed.
 package flows
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,41 +39,78 @@ type Try struct {
 	Why string `json:"why"`
 }
 
-// Seen is what was seen of one flow.
+// Span is a stretch of time.
+type Span struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
+// Seen is what was seen of one flow. A DaemonSet's pod on a node is one end also
+// when it is another pod afterwards; other pods are ends of their own.
 type Seen struct {
 	Flow
 	Tries int   `json:"tries"`
 	Bad   []Try `json:"bad,omitempty"`
 	// Broken is set when a held connection ended.
 	Broken string `json:"broken,omitempty"`
+	// Spans are when it was watched.
+	Spans []Span `json:"spans,omitempty"`
+	// ok are the tries that worked, by time.
+	ok []time.Time
 }
 
 // Gap is a stretch in which every try of an allowed flow failed.
 type Gap struct {
-	From   time.Time     `json:"from"`
+	From time.Time `json:"from"`
+	// Length is from the first try that failed to the next one that worked.
 	Length time.Duration `json:"length"`
 	Tries  int           `json:"tries"`
 }
 
-// Gaps joins failures that follow each other within two intervals.
+// Gaps joins failures with no success between them. A gap that nothing ended lasts
+// until an interval after its last failure.
 func (s Seen) Gaps(every time.Duration) []Gap {
 	var gaps []Gap
 	for _, t := range s.Bad {
 		last := len(gaps) - 1
-		if last >= 0 && t.At.Sub(gaps[last].From.Add(gaps[last].Length)) <= every {
-			gaps[last].Length = t.At.Sub(gaps[last].From) + every
+		if last >= 0 && !t.At.After(gaps[last].From.Add(gaps[last].Length)) {
 			gaps[last].Tries++
 			continue
 		}
-		gaps = append(gaps, Gap{From: t.At, Length: every, Tries: 1})
+		gaps = append(gaps, Gap{From: t.At, Length: s.end(t.At, every).Sub(t.At), Tries: 1})
 	}
 	return gaps
+}
+
+// end is when a gap that begins at a time ends.
+func (s Seen) end(at time.Time, every time.Duration) time.Time {
+	i, _ := slices.BinarySearchFunc(s.ok, at, time.Time.Compare)
+	if i < len(s.ok) {
+		return s.ok[i]
+	}
+	return s.Bad[len(s.Bad)-1].At.Add(every)
+}
+
+// Longest is the longest gap, or none.
+func (s Seen) Longest(every time.Duration) (longest Gap) {
+	for _, g := range s.Gaps(every) {
+		if g.Length > longest.Length {
+			longest = g
+		}
+	}
+	return longest
 }
 
 // Event is something that was done meanwhile, for the picture.
 type Event struct {
 	At   time.Time `json:"at"`
 	Text string    `json:"text"`
+}
+
+// Band is something that lasted, for the picture, such as a node that was moved.
+type Band struct {
+	Span
+	Text string `json:"text"`
 }
 
 // Report is everything that was seen.
@@ -85,6 +123,7 @@ type Report struct {
 	Late   int     `json:"late"`
 	Flows  []Seen  `json:"flows"`
 	Events []Event `json:"events,omitempty"`
+	Bands  []Band  `json:"bands,omitempty"`
 }
 
 // Totals sums up a report.
@@ -93,9 +132,12 @@ type Totals struct {
 	Failed   int           `json:"failed"`
 	Longest  time.Duration `json:"longest"`
 	Worst    string        `json:"worst,omitempty"`
+	Denied   int           `json:"denied"` // tries of denied flows
 	Opened   int           `json:"opened"`
 	Held     int           `json:"held"`
 	HeldLost int           `json:"heldLost"`
+	// HeldLate counts bytes that held connections echoed late, or never.
+	HeldLate int `json:"heldLate"`
 }
 
 // Totals counts failures of allowed flows, the longest gap among them, how often a
@@ -107,40 +149,48 @@ func (r Report) Totals() Totals {
 		switch {
 		case s.Held:
 			t.Held++
+			t.HeldLate += len(s.Bad)
 			if s.Broken != "" {
 				t.HeldLost++
 			}
 		case !s.Allowed:
+			t.Denied += s.Tries
 			t.Opened += len(s.Bad)
 		default:
 			t.Failed += len(s.Bad)
-			for _, g := range s.Gaps(r.Every) {
-				if g.Length > t.Longest {
-					t.Longest, t.Worst = g.Length, s.From.Name+" to "+s.To.Name
-				}
+			if g := s.Longest(r.Every); g.Length > t.Longest {
+				t.Longest, t.Worst = g.Length, s.From.Name+" to "+s.To.Name
 			}
 		}
 	}
 	return t
 }
 
-// sorted puts the flows in an order that a person can read: by node, then name;
-// and the failures of each by time.
+// sorted puts the flows in an order that a person can read: by kind, node, then
+// name; and the failures of each by time.
 func (r *Report) sorted() {
-	for _, s := range r.Flows {
+	for i := range r.Flows {
+		s := &r.Flows[i]
 		slices.SortFunc(s.Bad, func(a, b Try) int { return a.At.Compare(b.At) })
+		slices.SortFunc(s.ok, time.Time.Compare)
 	}
 	slices.SortStableFunc(r.Flows, func(a, b Seen) int {
-		for _, pair := range [][2]string{{a.From.Node, b.From.Node}, {a.To.Node, b.To.Node}, {a.From.Name, b.From.Name}, {a.To.Name, b.To.Name}} {
-			if pair[0] != pair[1] {
-				if pair[0] < pair[1] {
-					return -1
-				}
-				return 1
-			}
-		}
-		return 0
+		return cmp.Or(
+			cmp.Compare(a.kind(), b.kind()), cmp.Compare(a.From.Node, b.From.Node), cmp.Compare(a.To.Node, b.To.Node),
+			cmp.Compare(a.From.Name, b.From.Name), cmp.Compare(a.To.Name, b.To.Name), cmp.Compare(a.Port, b.Port))
 	})
+	slices.SortStableFunc(r.Events, func(a, b Event) int { return a.At.Compare(b.At) })
+}
+
+// kind orders flows: those that must work, those that are held, those that must not.
+func (f Flow) kind() int {
+	switch {
+	case f.Held:
+		return 1
+	case f.Allowed:
+		return 0
+	}
+	return 2
 }
 
 // ParseEvents reads lines of a time (RFC 3339) and a text.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"runtime"
 	"sync"
 	"time"
@@ -12,96 +11,248 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timeout is how long a connection may take. Kernels send a lost SYN again after a
-// second, so that one that is lost fails.
-const timeout = 900 * time.Millisecond
+// settle is how long flows of a pod that is new may take to work for the first time.
+const settle = 5 * time.Second
 
 // Watch opens flows until it is stopped.
 type Watch struct {
-	every  time.Duration
-	start  time.Time
-	stop   context.CancelFunc
-	done   sync.WaitGroup
-	mu     sync.Mutex
-	late   int
-	seen   []Seen
-	events []Event
-	errs   []error
+	every time.Duration
+	start time.Time
+	ctx   context.Context
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+
+	mu      sync.Mutex
+	late    int
+	sources map[Pod]*source
+	tracks  []*track
+	events  []Event
+	bands   []Band
+	errs    []error
 }
 
-// Start begins to watch: every flow once in every interval. It returns when all
-// sources' namespaces were entered.
-func Start(ctx context.Context, list []Flow, every time.Duration) (*Watch, error) {
-	ctx, stop := context.WithCancel(ctx)
-	w := &Watch{every: every, start: time.Now(), stop: stop}
-	bySource := map[int][]Flow{}
-	for _, f := range list {
-		bySource[f.From.PID] = append(bySource[f.From.PID], f)
+// track is one flow between two pods, for as long as both are there.
+type track struct {
+	Flow
+	began time.Time
+	// settling flows count from their first success, or from settle after they began.
+	settling bool
+
+	mu sync.Mutex
+	// until is when it ended: what was begun then or later does not count.
+	until  time.Time
+	tries  int
+	ok     []time.Time
+	bad    []Try
+	broken string
+}
+
+func (t *track) failed(at time.Time, why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bad = append(t.bad, Try{At: at, Why: why})
+}
+
+func (t *track) worked(at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ok = append(t.ok, at)
+}
+
+// tried counts a try, and is false when the flow has ended.
+func (t *track) tried() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.until.IsZero() {
+		t.tries++
 	}
-	var ready sync.WaitGroup
-	for pid, flows := range bySource {
-		ready.Add(1)
-		w.done.Add(1)
-		go func() {
-			defer w.done.Done()
-			seen, err := w.source(ctx, pid, flows, ready.Done)
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.seen = append(w.seen, seen...)
-			if err != nil {
-				w.errs = append(w.errs, err)
+	return t.until.IsZero()
+}
+
+func (t *track) end(at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.until.IsZero() {
+		t.until = at
+	}
+}
+
+// seen is what counts of a track.
+func (t *track) seen(end time.Time) Seen {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	from, until := t.began, end
+	if !t.until.IsZero() {
+		until = t.until
+	}
+	if t.settling {
+		from = t.began.Add(settle)
+		for _, at := range t.ok {
+			if at.Before(from) {
+				from = at
 			}
-		}()
+		}
 	}
-	ready.Wait()
+	s := Seen{Flow: t.Flow, Tries: t.tries, Broken: t.broken, ok: t.ok, Spans: []Span{{From: t.began, To: until}}}
+	for _, b := range t.bad {
+		if t.Allowed && b.At.Before(from) || !t.until.IsZero() && !b.At.Before(t.until) {
+			s.Tries--
+			continue
+		}
+		s.Bad = append(s.Bad, b)
+	}
+	return s
+}
+
+func newWatch(ctx context.Context, every time.Duration) *Watch {
+	w := &Watch{every: every, start: time.Now(), sources: map[Pod]*source{}}
+	w.ctx, w.stop = context.WithCancel(ctx)
+	return w
+}
+
+// Start begins to watch flows between pods that stay: every flow once in every
+// interval. It returns when all sources' namespaces were entered.
+func Start(ctx context.Context, list []Flow, every time.Duration) (*Watch, error) {
+	w := newWatch(ctx, every)
+	for _, f := range list {
+		if _, err := w.add(f, false); err != nil {
+			w.stop()
+			w.done.Wait()
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// add begins to watch one more flow.
+func (w *Watch) add(f Flow, settling bool) (*track, error) {
 	w.mu.Lock()
-	err := errors.Join(w.errs...)
+	s := w.sources[f.From]
 	w.mu.Unlock()
-	if err != nil {
-		stop()
-		w.done.Wait()
+	if s == nil {
+		var err error
+		if s, err = w.enter(f.From); err != nil {
+			return nil, err
+		}
 	}
-	return w, err
+	t := &track{Flow: f, began: time.Now(), settling: settling}
+	w.mu.Lock()
+	w.tracks = append(w.tracks, t)
+	w.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.added = append(s.added, t)
+	return t, nil
 }
 
 // Mark notes that something happens now.
-func (w *Watch) Mark(format string, args ...any) {
+func (w *Watch) Mark(format string, args ...any) { w.MarkAt(time.Now(), format, args...) }
+
+// MarkAt notes that something happened.
+func (w *Watch) MarkAt(at time.Time, format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.events = append(w.events, Event{At: time.Now(), Text: fmt.Sprintf(format, args...)})
+	w.events = append(w.events, Event{At: at, Text: fmt.Sprintf(format, args...)})
+}
+
+// Lasted notes that something went on for a while.
+func (w *Watch) Lasted(from, to time.Time, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bands = append(w.bands, Band{Span{from, to}, text})
 }
 
 // Stop ends the watch and reports.
 func (w *Watch) Stop() (Report, error) {
+	end := time.Now()
 	w.stop()
 	w.done.Wait()
-	r := Report{From: w.start, To: time.Now(), Every: w.every, Late: w.late, Flows: w.seen, Events: w.events}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := Report{From: w.start, To: end, Every: w.every, Late: w.late, Events: w.events, Bands: w.bands}
+	r.Flows = merged(w.tracks, end)
 	r.sorted()
 	return r, errors.Join(w.errs...)
 }
 
-// source runs the flows of one pod, on a thread that stays in the pod's network
+// merged joins the tracks of the same ends.
+func merged(tracks []*track, end time.Time) []Seen {
+	type ends struct {
+		from, to      string
+		port          int
+		allowed, held bool
+	}
+	var out []Seen
+	index := map[ends]int{}
+	for _, t := range tracks {
+		s := t.seen(end)
+		key := ends{s.From.Name, s.To.Name, s.Port, s.Allowed, s.Held}
+		i, known := index[key]
+		if !known {
+			index[key] = len(out)
+			out = append(out, s)
+			continue
+		}
+		have := &out[i]
+		have.Tries += s.Tries
+		have.Bad = append(have.Bad, s.Bad...)
+		have.ok = append(have.ok, s.ok...)
+		have.Spans = append(have.Spans, s.Spans...)
+		if have.Broken == "" {
+			have.Broken = s.Broken
+		}
+	}
+	return out
+}
+
+// source opens the flows of one pod, on a thread that stays in the pod's network
 // namespace and ends with the goroutine: it is never given back.
-func (w *Watch) source(ctx context.Context, pid int, list []Flow, ready func()) ([]Seen, error) {
-	once := sync.OnceFunc(ready)
-	defer once()
-	runtime.LockOSThread()
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("pod %s: %w", list[0].From.Name, err)
+type source struct {
+	mu    sync.Mutex
+	added []*track
+}
+
+// enter starts a source and waits until it is in the pod's namespace.
+func (w *Watch) enter(pod Pod) (*source, error) {
+	s := &source{}
+	entered := make(chan error, 1)
+	w.done.Add(1)
+	go func() {
+		defer w.done.Done()
+		runtime.LockOSThread()
+		p, err := join(pod)
+		entered <- err
+		if err != nil {
+			return
+		}
+		defer p.close()
+		w.run(s, p)
+	}()
+	if err := <-entered; err != nil {
+		return nil, fmt.Errorf("pod %s: %w", pod.Name, err)
 	}
-	err = unix.Setns(fd, unix.CLONE_NEWNET)
-	if cerr := unix.Close(fd); err != nil || cerr != nil {
-		return nil, fmt.Errorf("pod %s: entering its network namespace: %w", list[0].From.Name, errors.Join(err, cerr))
-	}
-	p, err := newPoller(list)
+	w.mu.Lock()
+	w.sources[pod] = s
+	w.mu.Unlock()
+	return s, nil
+}
+
+// join takes this thread into a pod's network namespace.
+func join(pod Pod) (*poller, error) {
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", pod.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer p.close()
-	once()
+	err = unix.Setns(fd, unix.CLONE_NEWNET)
+	if cerr := unix.Close(fd); err != nil || cerr != nil {
+		return nil, fmt.Errorf("entering its network namespace: %w", errors.Join(err, cerr))
+	}
+	return newPoller()
+}
+
+func (w *Watch) run(s *source, p *poller) {
 	next := time.Now()
-	for ctx.Err() == nil {
+	for w.ctx.Err() == nil {
 		now := time.Now()
 		if now.Sub(next) > w.every {
 			w.mu.Lock()
@@ -109,241 +260,17 @@ func (w *Watch) source(ctx context.Context, pid int, list []Flow, ready func()) 
 			w.mu.Unlock()
 			next = now
 		}
+		s.mu.Lock()
+		added := s.added
+		s.added = nil
+		s.mu.Unlock()
+		for _, t := range added {
+			p.take(t, now)
+		}
 		p.tick(now)
 		next = next.Add(w.every)
 		p.wait(time.Until(next))
 	}
 	p.wait(timeout)
 	p.expire(time.Now())
-	return p.seen, nil
-}
-
-// poller has the sockets of one source.
-type poller struct {
-	epoll int
-	seen  []Seen
-	// open are connections under way, by descriptor.
-	open map[int]pending
-	held map[int]*holding
-}
-
-type pending struct {
-	flow int
-	at   time.Time
-}
-
-// holding is a connection that is kept: one byte is sent, and must come back.
-type holding struct {
-	flow int
-	up   bool
-	sent time.Time
-	due  bool
-}
-
-func newPoller(list []Flow) (*poller, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	p := &poller{epoll: epoll, open: map[int]pending{}, held: map[int]*holding{}}
-	now := time.Now()
-	for i, f := range list {
-		p.seen = append(p.seen, Seen{Flow: f})
-		if f.Held {
-			if fd := p.connect(i, now); fd >= 0 {
-				p.held[fd] = &holding{flow: i}
-			}
-		}
-	}
-	return p, nil
-}
-
-func (p *poller) close() {
-	for fd := range p.open {
-		_ = unix.Close(fd)
-	}
-	for fd := range p.held {
-		_ = unix.Close(fd)
-	}
-	_ = unix.Close(p.epoll)
-}
-
-// connect begins a connection; what it comes to is seen by wait.
-func (p *poller) connect(flow int, now time.Time) int {
-	s := &p.seen[flow]
-	addr, err := netip.ParseAddr(s.To.IP)
-	if err != nil || !addr.Is4() {
-		p.bad(flow, now, "bad address "+s.To.IP)
-		return -1
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		p.bad(flow, now, err.Error())
-		return -1
-	}
-	if !s.Held {
-		// The port is free again at once: thousands are used.
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	}
-	err = unix.Connect(fd, &unix.SockaddrInet4{Port: s.Port, Addr: addr.As4()})
-	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		_ = unix.Close(fd)
-		p.outcome(flow, now, err)
-		return -1
-	}
-	event := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLERR | unix.EPOLLHUP, Fd: int32(fd)}
-	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
-		_ = unix.Close(fd)
-		p.bad(flow, now, err.Error())
-		return -1
-	}
-	return fd
-}
-
-func (p *poller) tick(now time.Time) {
-	for i := range p.seen {
-		s := &p.seen[i]
-		s.Tries++
-		if s.Held {
-			continue
-		}
-		if fd := p.connect(i, now); fd >= 0 {
-			p.open[fd] = pending{i, now}
-		}
-	}
-	for fd, h := range p.held {
-		p.beat(fd, h, now)
-	}
-	p.expire(now)
-}
-
-// beat sends the next byte of a held connection when the last one came back.
-func (p *poller) beat(fd int, h *holding, now time.Time) {
-	if !h.up {
-		return
-	}
-	if h.due {
-		if late := now.Sub(h.sent); late > timeout {
-			p.bad(h.flow, h.sent, "no echo for "+late.Truncate(time.Millisecond).String())
-			h.sent = now
-		}
-		return
-	}
-	if _, err := unix.Write(fd, []byte{'.'}); err != nil && !errors.Is(err, unix.EAGAIN) {
-		p.broke(fd, h, err)
-		return
-	}
-	h.due, h.sent = true, now
-}
-
-func (p *poller) broke(fd int, h *holding, err error) {
-	p.seen[h.flow].Broken = err.Error()
-	delete(p.held, fd)
-	_ = unix.Close(fd)
-}
-
-// wait looks at connections until the time is over.
-func (p *poller) wait(d time.Duration) {
-	events := make([]unix.EpollEvent, 256)
-	for end := time.Now().Add(d); ; {
-		left := max(time.Until(end), 0)
-		n, err := unix.EpollWait(p.epoll, events, int((left+time.Millisecond-1)/time.Millisecond))
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return
-		}
-		for _, e := range events[:max(n, 0)] {
-			p.ready(int(e.Fd))
-		}
-		if !time.Now().Before(end) {
-			return
-		}
-	}
-}
-
-func (p *poller) ready(fd int) {
-	if h, ok := p.held[fd]; ok {
-		p.heldReady(fd, h)
-		return
-	}
-	t, ok := p.open[fd]
-	if !ok {
-		return
-	}
-	delete(p.open, fd)
-	p.outcome(t.flow, t.at, socketError(fd))
-	_ = unix.Close(fd)
-}
-
-func socketError(fd int) error {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		return err
-	}
-	if code != 0 {
-		return unix.Errno(code)
-	}
-	return nil
-}
-
-func (p *poller) heldReady(fd int, h *holding) {
-	if !h.up {
-		if err := socketError(fd); err != nil {
-			p.broke(fd, h, err)
-			return
-		}
-		h.up = true
-		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLERR | unix.EPOLLHUP, Fd: int32(fd)}
-		if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, &event); err != nil {
-			p.broke(fd, h, err)
-		}
-		return
-	}
-	var buffer [64]byte
-	n, err := unix.Read(fd, buffer[:])
-	switch {
-	case errors.Is(err, unix.EAGAIN):
-	case err != nil:
-		p.broke(fd, h, err)
-	case n == 0:
-		p.broke(fd, h, errors.New("the other side closed it"))
-	default:
-		h.due = false
-	}
-}
-
-// outcome judges one connection of a flow.
-func (p *poller) outcome(flow int, at time.Time, err error) {
-	refused := errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET)
-	switch {
-	case !p.seen[flow].Allowed:
-		// An answer, also a refusal, means that the packet arrived.
-		if err == nil || refused {
-			p.bad(flow, at, "open")
-		}
-	case err == nil:
-	case errors.Is(err, unix.ECONNREFUSED):
-		p.bad(flow, at, "refused")
-	case errors.Is(err, unix.ECONNRESET):
-		p.bad(flow, at, "reset")
-	default:
-		p.bad(flow, at, err.Error())
-	}
-}
-
-func (p *poller) bad(flow int, at time.Time, why string) {
-	p.seen[flow].Bad = append(p.seen[flow].Bad, Try{At: at, Why: why})
-}
-
-// expire gives up on connections that take too long.
-func (p *poller) expire(now time.Time) {
-	for fd, t := range p.open {
-		if now.Sub(t.at) < timeout {
-			continue
-		}
-		delete(p.open, fd)
-		_ = unix.Close(fd)
-		if p.seen[t.flow].Allowed {
-			p.bad(t.flow, t.at, "timeout")
-		}
-	}
 }

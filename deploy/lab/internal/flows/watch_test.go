@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -119,7 +120,7 @@ func TestWatch(t *testing.T) {
 	for _, s := range r.Flows {
 		bad[s.To.Name] = s
 	}
-	if s := bad["goes"]; len(s.Bad) < 5 || s.Bad[0].Why != "refused" || len(s.Gaps(r.Every)) == 0 {
+	if s := bad["goes"]; len(s.Bad) < 5 || s.Bad[len(s.Bad)-1].Why != "refused" || len(s.Gaps(r.Every)) == 0 {
 		t.Errorf("goes: %d of %d bad, gaps %v", len(s.Bad), s.Tries, s.Gaps(r.Every))
 	}
 	if s := bad["stays"]; len(s.Bad) > 0 || s.Tries < 5 {
@@ -137,8 +138,8 @@ func TestWatch(t *testing.T) {
 	if totals.Held != 1 || totals.HeldLost != 0 || totals.Opened == 0 || totals.Worst != "a to goes" || totals.Longest < 50*time.Millisecond {
 		t.Errorf("totals: %+v", totals)
 	}
-	if picture := r.SVG("a test"); !strings.Contains(picture, "the server goes") || !strings.Contains(picture, "a to goes") {
-		t.Error("the picture lacks the event or the flow")
+	if picture := r.SVG("a test"); !strings.Contains(picture, "the server goes") || !strings.Contains(picture, "n1 to n2") || !strings.Contains(picture, colourOpen) {
+		t.Error("the picture lacks the event, the flow or that one was open")
 	}
 }
 
@@ -175,9 +176,38 @@ func TestStartFailsWhereThereIsNoPod(t *testing.T) {
 
 func TestGaps(t *testing.T) {
 	at := func(ms int) time.Time { return time.UnixMilli(int64(ms)) }
-	s := Seen{Bad: []Try{{At: at(100)}, {At: at(150)}, {At: at(200)}, {At: at(1000)}, {At: at(1200)}}}
+	s := Seen{
+		Bad: []Try{{At: at(100)}, {At: at(150)}, {At: at(210)}, {At: at(1000)}, {At: at(1200)}},
+		ok:  []time.Time{at(50), at(260), at(900), at(1050)},
+	}
 	gaps := s.Gaps(50 * time.Millisecond)
-	if len(gaps) != 3 || gaps[0].Length != 150*time.Millisecond || gaps[0].Tries != 3 || gaps[1].Length != 50*time.Millisecond {
-		t.Errorf("gaps: %v", gaps)
+	// From the first failure to the next success; the last has none.
+	want := []Gap{{at(100), 160 * time.Millisecond, 3}, {at(1000), 50 * time.Millisecond, 1}, {at(1200), 50 * time.Millisecond, 1}}
+	if !slices.Equal(gaps, want) {
+		t.Errorf("gaps: %v, want %v", gaps, want)
+	}
+	if s.Longest(50*time.Millisecond) != want[0] {
+		t.Errorf("longest: %v", s.Longest(50*time.Millisecond))
+	}
+}
+
+// What counts of a flow whose pod is new or goes.
+func TestSeen(t *testing.T) {
+	at := func(ms int) time.Time { return time.UnixMilli(int64(ms)) }
+	bad := []Try{{At: at(0)}, {At: at(100)}, {At: at(300)}, {At: at(900)}}
+	flow := Flow{Allowed: true}
+	for name, c := range map[string]struct {
+		track *track
+		want  int
+	}{
+		"all of it":              {&track{Flow: flow, bad: bad}, 4},
+		"until it ended":         {&track{Flow: flow, bad: bad, until: at(300)}, 2},
+		"from its first success": {&track{Flow: flow, bad: bad, settling: true, began: at(0), ok: []time.Time{at(200)}}, 2},
+		"from five seconds on":   {&track{Flow: flow, bad: append(bad, Try{At: at(5000)}), settling: true, began: at(0)}, 1},
+		"denied, at once":        {&track{bad: bad, settling: true, began: at(0)}, 4},
+	} {
+		if got := c.track.seen(at(9000)); len(got.Bad) != c.want {
+			t.Errorf("%s: %d failures, want %d", name, len(got.Bad), c.want)
+		}
 	}
 }
