@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/kubectl/pkg/drain"
@@ -143,10 +142,10 @@ func (r *run) enter(ctx context.Context) error {
 		return err
 	}
 	n, nodes, err := r.here(ctx)
-	if apierrors.IsNotFound(err) || errs.TypeOf(err) == errs.TypeNotFound || len(nodes) < 2 {
+	if errs.TypeOf(err) == errs.TypeNotFound {
 		return nil
 	}
-	if err != nil {
+	if err != nil || len(nodes) < 2 {
 		return err
 	}
 	req, err := aboutPeers(cni.OpEnter, nodes, n)
