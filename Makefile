@@ -12,11 +12,11 @@ LAB     := bin/lab
 # Modules of this repository that are tested; the lab's components only build other projects' programs.
 UNIT_MODULES := . deploy/lab
 # Packages that start the lab: they have targets of their own.
-ON_THE_LAB := /deploy/lab/(e2e|bench)$$
+ON_THE_LAB := /deploy/lab/(e2e|bench|migrations)$$
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Build
 .PHONY: build build-dev build-lab
@@ -58,20 +58,25 @@ demo-down: build-lab ## Remove the demo and the lab
 	$(LAB) down
 
 ##@ Test
-.PHONY: test test-unit test-e2e test-faults bench fuzz
+.PHONY: test test-unit test-e2e test-faults test-migrations bench fuzz
 test: lab-build test-unit test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
 
 test-unit: ## Unit, property, workflow and replay tests, with the race detector
 	@for m in $(UNIT_MODULES); do echo "== $$m"; (cd $$m && go vet ./... && go test -race -timeout 10m $$(go list ./... | grep -vE '$(ON_THE_LAB)')); done
 
-test-e2e: build-lab ## End-to-end tests on the lab (starts it, and takes it down again)
+test-e2e: build-lab ## End-to-end tests on the lab, rollouts and then a migration (starts it for each, and takes it down again)
 	$(LAB) build
 	$(MAKE) --no-print-directory build build-dev
-	cd deploy/lab && go test -count=1 -timeout 60m -v ./e2e
+	cd deploy/lab && go test -count=1 -p 1 -timeout 60m -v ./e2e ./migrations
 
 test-faults: build-lab ## Break the lab's Canal cluster in every way and see it repaired (starts it, and takes it down again)
 	$(LAB) build
 	cd deploy/lab && PORTCULLIS_LAB_FAULTS=1 go test -count=1 -timeout 40m -v ./faults
+
+test-migrations: build-lab ## Every way back of a migration, and every fault on the way: takes hours (starts the lab, and takes it down again)
+	$(LAB) build
+	$(MAKE) --no-print-directory build build-dev
+	cd deploy/lab && PORTCULLIS_LAB_MIGRATIONS=1 go test -count=1 -timeout 10h -v ./migrations
 
 bench: build-lab ## Measure the figures of docs/figures.md, each beside what it is compared with
 	$(LAB) build

@@ -114,7 +114,13 @@ func (p *Portcullis) UntilMigration(ctx context.Context, cluster string, limit t
 // MigrationPlan is what a start needs of `migrate plan -o json`.
 type MigrationPlan struct {
 	Plan struct {
-		Hash  string `json:"hash"`
+		Hash   string `json:"hash"`
+		Target struct {
+			VNI       int    `json:"vni"`
+			Port      int    `json:"port"`
+			BlockSize int    `json:"blockSize"`
+			PodCIDR   string `json:"podCIDR"`
+		} `json:"target"`
 		Nodes []struct {
 			Name         string `json:"name"`
 			ControlPlane bool   `json:"controlPlane"`

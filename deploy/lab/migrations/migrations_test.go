@@ -1,0 +1,261 @@
+package migrations
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+	"portcullis.dev/portcullis/deploy/lab/internal/flows"
+)
+
+// refusal is a command line that is refused with an exit code, and one line that
+// says all of says.
+type refusal struct {
+	name string
+	args []string
+	code int
+	says []string
+}
+
+func (c refusal) try(t *testing.T) {
+	t.Helper()
+	r, err := p.CLI(t.Context(), c.args...)
+	must(t, err)
+	line := strings.TrimSpace(r.Stderr)
+	t.Logf("exit %d: %s", r.Code, line)
+	if r.Code != c.code {
+		t.Errorf("exit %d, want %d", r.Code, c.code)
+	}
+	if n := strings.Count(line, "\n"); n > 0 || line == "" {
+		t.Errorf("%d lines, want one", n+1)
+	}
+	for _, s := range c.says {
+		if !strings.Contains(line+r.Stdout, s) {
+			t.Errorf("does not say %q", s)
+		}
+	}
+}
+
+// TestRefused: what cannot be meant, and what cannot be done, is told with an exit
+// code and one line, and nothing is changed on the cluster.
+func TestRefused(t *testing.T) {
+	if migrated {
+		onCanal(t)
+	}
+	manifest := func(file string) string {
+		path, err := p.CalicoManifest(t.Context(), file)
+		must(t, err)
+		return path
+	}
+	start := func(more ...string) []string {
+		return append([]string{"migrate", "start", cluster, "--by", by}, more...)
+	}
+	// The rollout goes on while other things are refused.
+	if !policed {
+		beginPolicies(t)
+	}
+	plan := planned(t)
+	hash := plan.Plan.Hash
+	if !policed {
+		t.Run("a rollout touches the cluster", func(t *testing.T) {
+			refusal{args: start("--plan", hash, "--calico", calico), code: 5, says: []string{"rollout/" + drive.Pipeline, cluster}}.try(t)
+		})
+	}
+	for _, c := range []refusal{
+		{"no plan is named", start("--calico", calico), 2, []string{"--plan"}},
+		{"what is named is no hash", start("--plan", "latest", "--calico", calico), 2, []string{"--plan", "latest"}},
+		{"no manifest", start("--plan", hash), 2, []string{"--calico"}},
+		{"no such manifest", start("--plan", hash, "--calico", "nowhere.yaml"), 4, []string{"nowhere.yaml"}},
+		{"Canal's manifest", start("--plan", hash, "--calico", manifest("canal.yaml")), 3, []string{"canal.yaml:", "calico-vxlan.yaml"}},
+		{"a manifest for BGP", start("--plan", hash, "--calico", manifest("calico.yaml")), 3, []string{"calico.yaml:", "bird", "calico-vxlan.yaml"}},
+		{"the operator's manifest", []string{"migrate", "plan", cluster, "--calico", manifest("tigera-operator.yaml")}, 3, []string{"tigera-operator.yaml:"}},
+		{"no such mode", []string{"migrate", "plan", cluster, "--mode", "fast"}, 2, []string{"--mode", "fast"}},
+		{"no such cluster", []string{"migrate", "plan", "nowhere"}, 4, []string{"nowhere"}},
+		{"nothing to abort", []string{"migrate", "abort", "nowhere", "--by", by}, 4, []string{"nowhere"}},
+	} {
+		t.Run(c.name, c.try)
+	}
+	if !policed {
+		awaitPolicies(t)
+	}
+	before := take(t)
+	for _, c := range []refusal{
+		{"another plan", start("--plan", strings.Repeat("ab", 32), "--calico", calico), 5, []string{"abababababab", "migrate plan"}},
+		{"planned with other flags", start("--plan", hash, "--calico", calico, "--vni", "4097"), 5, []string{hash[:12], "migrate plan"}},
+		{"no such node to begin with", []string{"migrate", "plan", cluster, "--calico", calico, "--first", "nowhere"}, 10, []string{"nowhere"}},
+		{"flannel's own port", []string{"migrate", "plan", cluster, "--calico", calico, "--port", "8472"}, 10, []string{"8472"}},
+	} {
+		t.Run(c.name, c.try)
+	}
+	t.Run("the port is taken on a node", func(t *testing.T) {
+		defer inject(t, "port", "canal-2", "proto=udp", "port=4789")()
+		for _, c := range []refusal{
+			{"preflight", []string{"preflight", cluster}, 10, []string{"4789", "canal-2"}},
+			{"plan", []string{"migrate", "plan", cluster, "--calico", calico}, 10, []string{"4789", "canal-2"}},
+			{"start", start("--plan", hash, "--calico", calico), 9, []string{"4789", "canal-2"}},
+		} {
+			t.Run(c.name, c.try)
+		}
+	})
+	before.same(t, 30*time.Second)
+}
+
+// TestWayBack aborts in the middle of the first node's move, after the daemon was
+// killed and the node has rebooted there, and finds the cluster as it was.
+func TestWayBack(t *testing.T) {
+	onCanal(t)
+	const moving = "canal-2"
+	plan := planned(t, "--first", moving)
+	before := take(t)
+	w := watchFlows(t)
+	begin(t, plan, "--first", moving)
+	t.Run("a rollout is refused meanwhile", func(t *testing.T) {
+		revision, err := p.Lab(t.Context(), "policy", "commit", "v1")
+		must(t, err)
+		refusal{args: []string{"rollout", "start", "-f", policies(t), "--revision", revision, "--by", by}, code: 5, says: []string{"migrate/" + cluster}}.try(t)
+	})
+	t.Run("a second start is refused", func(t *testing.T) {
+		refusal{args: []string{"migrate", "start", cluster, "--plan", plan.Plan.Hash, "--calico", calico, "--first", moving, "--by", by}, code: 5, says: []string{"runs already", by}}.try(t)
+	})
+	reached(t, moving, "swap")
+	killed(t)
+	_, err := p.Lab(t.Context(), "node", "reboot", moving)
+	must(t, err)
+	order(t, "abort")
+	wentBack(t, before)
+	w.stop(t).unharmed(t, moving)
+}
+
+// wentBack waits for the end of the way back and wants everything to be as before.
+func wentBack(t *testing.T, before picture) {
+	t.Helper()
+	m := ended(t, "original")
+	if !strings.Contains(m.Reason, by) {
+		t.Errorf("the reason does not say who ended it: %s", m)
+	}
+	for _, n := range m.Nodes {
+		if n.State != "pending" && n.State != "canal" {
+			t.Errorf("%s is %s", n.Name, n.State)
+		}
+	}
+	if r, err := p.CLI(t.Context(), "migrate", "watch", cluster); err != nil || r.Code != 9 {
+		t.Errorf("watching what ended on Canal: exit %d, want 9: %s %v", r.Code, r.Stderr, err)
+	}
+	connected(t)
+	before.same(t, 2*time.Minute)
+}
+
+// passage is a migration that goes all the way; one test begins it and the next
+// one sees its end.
+var passage struct {
+	plan   drive.MigrationPlan
+	watch  *watch
+	before []corev1.Pod
+}
+
+// depart begins the passage, with every flow watched.
+func depart(t *testing.T) {
+	t.Helper()
+	onCanal(t)
+	passage.plan = planned(t)
+	passage.before = pods(t)
+	passage.watch = watchFlows(t)
+	begin(t, passage.plan)
+}
+
+// TestCalicoDoesNotComeUp: the node fails, is put back, and the migration stops with
+// the reason, half-way; once what is wrong is mended, it goes on.
+func TestCalicoDoesNotComeUp(t *testing.T) {
+	depart(t)
+	first, failing := passage.plan.Plan.Nodes[0].Name, passage.plan.Plan.Nodes[1].Name
+	mend := inject(t, "calico", failing, "how=crash")
+	m := until(t, migrationLimit, "stopped", func(m drive.Migration) bool { return m.State == "stopped" || !m.Running })
+	t.Log(m)
+	if m.State != "stopped" || !m.Proven || !strings.Contains(m.Reason, failing) {
+		t.Fatalf("it was to stop for %s, with the wire as before: %s", failing, m)
+	}
+	if n := m.Node(first); n.State != "calico" {
+		t.Errorf("%s is to stay on Calico: %+v", first, n)
+	}
+	if n := m.Node(failing); n.State != "canal" || !strings.Contains(n.Reason, "calico-node") {
+		t.Errorf("%s was to be put back to Canal, and to say why: %+v", failing, n)
+	}
+	ready, err := p.Kubectl(t.Context(), cluster, "-n", "kube-system", "get", "pods", "-l", "k8s-app=canal", "--field-selector", "spec.nodeName="+failing,
+		"-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
+	must(t, err)
+	if ready != "True" {
+		t.Errorf("Canal on %s is ready: %q", failing, ready)
+	}
+	mend()
+	order(t, "resume")
+	m = until(t, migrationLimit, failing+" on Calico", func(m drive.Migration) bool {
+		return m.Node(failing).State == "calico" || m.State == "stopped" && m.Reason != "" || !m.Running
+	})
+	if m.Node(failing).State != "calico" {
+		t.Fatalf("mended and resumed: %s", m)
+	}
+}
+
+// TestInPlace: the whole way, with every flow tried twenty times a second.
+func TestInPlace(t *testing.T) {
+	if passage.watch == nil {
+		depart(t)
+	}
+	m := until(t, migrationLimit, "ended", func(m drive.Migration) bool { return !m.Running || m.State == "stopped" })
+	if m.State != "migrated" || !m.Proven {
+		t.Fatalf("it was to end on Calico, and proven: %s", m)
+	}
+	migrated = true
+	passage.watch.stop(t).unharmed(t)
+	if c := flows.Compare(passage.before, pods(t)); !c.None() {
+		t.Errorf("pods are not what they were: %+v", c)
+	}
+	for _, n := range m.Nodes {
+		t.Logf("%s: %s, own time %s", n.Name, n.State, n.Own.Round(time.Millisecond))
+	}
+	call(t, 0, "migrate", "watch", cluster)
+	if found := left(t); len(found) > 0 {
+		t.Errorf("left: %s", strings.Join(found, "\n"))
+	}
+	asWanted(t)
+	t.Run("pods that start now", func(t *testing.T) {
+		_, err := p.Kubectl(t.Context(), cluster, "-n", "mesh", "delete", "pods", "--all", "--wait")
+		must(t, err)
+		_, err = p.Kubectl(t.Context(), cluster, "-n", "mesh", "rollout", "status", "daemonset/node-echo", "--timeout=90s")
+		must(t, err)
+		connected(t)
+	})
+	t.Run("there is nothing to migrate from any more", func(t *testing.T) {
+		for _, c := range []refusal{
+			{"plan", []string{"migrate", "plan", cluster, "--calico", calico}, 10, []string{"no Canal"}},
+			{"start", []string{"migrate", "start", cluster, "--plan", passage.plan.Plan.Hash, "--calico", calico, "--by", by}, 9, []string{"no Canal"}},
+		} {
+			t.Run(c.name, c.try)
+		}
+	})
+}
+
+// asWanted sees that Calico's overlay and pool are those that the plan named.
+func asWanted(t *testing.T) {
+	t.Helper()
+	target := passage.plan.Plan.Target
+	for _, n := range nodes {
+		device, err := p.InNode(t.Context(), n, "ip -d link show vxlan.calico")
+		must(t, err)
+		for _, want := range []string{fmt.Sprintf("vxlan id %d ", target.VNI), fmt.Sprintf("dstport %d ", target.Port)} {
+			if !strings.Contains(device, want) {
+				t.Errorf("%s: vxlan.calico lacks %q: %s", n, want, device)
+			}
+		}
+	}
+	pools, err := p.Kubectl(t.Context(), cluster, "get", "ippools.crd.projectcalico.org",
+		"-o", "jsonpath={range .items[*]}{.spec.cidr} {.spec.vxlanMode} {.spec.ipipMode} {.spec.blockSize} {.spec.natOutgoing};{end}")
+	must(t, err)
+	if want := fmt.Sprintf("%s Always Never %d true;", target.PodCIDR, target.BlockSize); pools != want {
+		t.Errorf("pools: %s, want %s", pools, want)
+	}
+}
