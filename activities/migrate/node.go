@@ -277,7 +277,31 @@ func (r *run) there(ctx context.Context, namespace, selector, node string) (stri
 	if len(pods) == 0 {
 		return fmt.Sprintf("a pod %s on %s", selector, node), nil
 	}
+	if crashes := podCrashes(&pods[0]); crashes != "" {
+		return "", errs.Failed("pod %s/%s on %s: %s", pods[0].Namespace, pods[0].Name, node, crashes)
+	}
 	return fmt.Sprintf("pod %s/%s: %s", pods[0].Namespace, pods[0].Name, podTrouble(&pods[0])), nil
+}
+
+// maxCrashes is how often a container may end before it is not waited for any more:
+// with kubelet's pauses between, that is more than a minute of trying.
+const maxCrashes = 5
+
+// podCrashes says which container of a pod ends again and again, or "".
+func podCrashes(p *corev1.Pod) string {
+	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for _, c := range list {
+			if c.State.Waiting == nil || c.State.Waiting.Reason != "CrashLoopBackOff" || c.RestartCount+1 < maxCrashes {
+				continue
+			}
+			text := fmt.Sprintf("%s ended %d times", c.Name, c.RestartCount+1)
+			if last := c.LastTerminationState.Terminated; last != nil {
+				text += fmt.Sprintf(", the last time with %d %s", last.ExitCode, last.Message)
+			}
+			return strings.TrimSpace(text)
+		}
+	}
+	return ""
 }
 
 // podTrouble says why a pod is not ready.
