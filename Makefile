@@ -12,7 +12,7 @@ LAB     := bin/lab
 # Modules of this repository that are tested; the lab's components only build other projects' programs.
 UNIT_MODULES := . deploy/lab
 # Packages that start the lab: they have targets of their own.
-ON_THE_LAB := /deploy/lab/(e2e|bench|migrations)$$
+ON_THE_LAB := /deploy/lab/(e2e|bench|bench/migration|migrations)$$
 
 .PHONY: help
 help: ## Show this list
@@ -82,6 +82,7 @@ bench: build-lab ## Measure the figures of docs/figures.md, each beside what it 
 	$(LAB) build
 	$(MAKE) --no-print-directory build build-dev
 	cd deploy/lab && go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./bench
+	cd deploy/lab && go test -count=1 -timeout 120m -run '^$$' -bench . -benchtime 1x -v ./bench/migration
 
 fuzz: ## Fuzz each parser for a short while
 	@set -e; for t in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

@@ -1,0 +1,71 @@
+package migration
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+)
+
+// breakNode has calico-node not start on the second node that is moved; Canal does.
+func (s *stage) breakNode(b *testing.B) {
+	b.Helper()
+	_, err := s.Lab(b.Context(), "fault", "inject", "calico", nodes[1], "how=crash")
+	must(b, err)
+}
+
+// BenchmarkFault measures what each notices when Calico does not come up on the second
+// node, and how it leaves the cluster.
+func BenchmarkFault(b *testing.B) {
+	b.Run("portcullis", func(b *testing.B) {
+		s := fresh(b, true)
+		manifest, err := s.CalicoManifest(b.Context(), "calico-vxlan.yaml")
+		must(b, err)
+		s.breakNode(b)
+		r := s.record(b)
+		s.start(b, manifest, "--mode", "in-place")
+		last := s.until(b, stopped)
+		r.watch.Mark("%s", last.State)
+		moved, own := r.moves(last)
+		f, report := r.finish(moved)
+		f.Own, f.Result, f.Noticed = own, last.State, []string{last.Reason}
+		for _, n := range last.Nodes {
+			f.Noticed = append(f.Noticed, fmt.Sprintf("%s: %s %s", n.Name, n.State, n.Reason))
+		}
+		tell(b, "portcullis migrate, in place, where Calico does not come up on "+nodes[1], f, report)
+		if last.State != "stopped" {
+			b.Errorf("it is %s (%s), and was to stop", last.State, last.Reason)
+		}
+		if len(f.Failing)+len(f.NotReady)+len(f.Cordoned) > 0 {
+			b.Errorf("failing: %v; not ready: %v; cordoned: %v", f.Failing, f.NotReady, f.Cordoned)
+		}
+		abort(b, s.Portcullis)
+		if last = s.until(b, ended); last.State != "original" {
+			b.Errorf("after the abort it is %s (%s)", last.State, last.Reason)
+		}
+		s.sound(b)
+	})
+	b.Run("controller", func(b *testing.B) {
+		s := fresh(b, false)
+		s.breakNode(b)
+		r := s.record(b)
+		r.watch.Mark("controller starts")
+		s.startController(b)
+		result := s.untilController(b, faultLimit, 1)
+		r.watch.Mark("%s", result)
+		time.Sleep(afterwards)
+		f, report := r.finish(map[string]span{})
+		f.Result, f.Noticed = result, s.controllerSaid(b)
+		tell(b, "Calico's flannel-migration controller, where Calico does not come up on "+nodes[1], f, report)
+	})
+}
+
+func abort(b *testing.B, p *drive.Portcullis) {
+	b.Helper()
+	r, err := p.CLI(b.Context(), "migrate", "abort", cluster, "--by", by, "--why", "a node cannot be moved")
+	must(b, err)
+	if r.Code != 0 {
+		b.Fatalf("abort: exit %d: %s", r.Code, r.Stderr)
+	}
+}
