@@ -98,7 +98,10 @@ type NodeState struct {
 	Failures int    `json:"failures,omitempty"`
 	// Attempts counts the failures since the last resume: a node that failed once
 	// is tried once more at the end.
-	Attempts   int       `json:"attempts,omitempty"`
+	Attempts int `json:"attempts,omitempty"`
+	// Lost is true from when its workflow was lost (terminated by hand) until the node
+	// is on one side again: it may be anywhere between, whatever State says.
+	Lost       bool      `json:"lost,omitempty"`
 	StartedAt  time.Time `json:"startedAt,omitzero"`
 	FinishedAt time.Time `json:"finishedAt,omitzero"`
 	// Own is the node's time without evictions, kubelet and Calico's start.

@@ -87,7 +87,7 @@ func (m *cluster) review(ctx workflow.Context) {
 func (m *cluster) wayBack() []string {
 	var moved []contract.NodeState
 	for _, n := range m.state.Nodes {
-		if n.State != contract.NodePending && n.State != contract.NodeCanal {
+		if n.Lost || n.State != contract.NodePending && n.State != contract.NodeCanal {
 			moved = append(moved, n)
 		}
 	}
@@ -118,7 +118,7 @@ func (m *cluster) restoreNode(ctx workflow.Context, n *contract.NodeState) {
 		})
 		if n := m.node(name); n != nil {
 			n.State, n.Step, n.FinishedAt, n.Evidence = contract.NodeCanal, "", workflow.Now(ctx).UTC(), result.Evidence
-			n.Reason = result.Reason
+			n.Reason, n.Lost = result.Reason, false
 		}
 		m.running--
 		m.alone = false

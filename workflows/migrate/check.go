@@ -189,11 +189,11 @@ func (m *cluster) refuse(ctx workflow.Context, err error) (contract.MigrateResul
 		m.state.State, m.state.Reason = contract.StateOriginal, m.endingLine()
 		return m.finish(ctx), nil
 	}
-	m.unclaim(ctx)
 	m.refused = story.Final(err)
-	m.over = true
-	m.state.Reason = story.Reason(err)
+	m.state.State, m.state.Reason = contract.StateFailed, story.Reason(err)
 	m.note(ctx, "", "refused: "+m.state.Reason)
+	m.unclaim(ctx)
+	m.over = true
 	m.enter(ctx, contract.StateFailed)
 	m.count(ctx)
 	m.drain(ctx)

@@ -40,16 +40,18 @@ func (m *cluster) gate(ctx workflow.Context) error {
 	if workflow.IsContinueAsNewError(err) {
 		return err
 	}
-	m.state.Gate = nil
+	// Nodes may have come and gone while somebody thought about it.
+	m.state.Gate, m.stale = nil, true
 	if err == nil {
 		m.enter(ctx, contract.StateMigrating)
 	}
 	return m.asBack(err)
 }
 
-// stop waits until a person resumes the migration, or ends it. No node runs.
+// stop waits until a person resumes the migration, or ends it. No node runs. It
+// covers a pause: one resume ends both.
 func (m *cluster) stop(ctx workflow.Context, why string) error {
-	m.state.Reason = why
+	m.state.Reason, m.state.Paused = why, nil
 	m.note(ctx, "", "stopped: "+why)
 	m.enter(ctx, contract.StateStopped)
 	return m.stopped(ctx)

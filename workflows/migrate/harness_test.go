@@ -35,6 +35,17 @@ type run struct {
 	mu      sync.Mutex
 	hooks   []*hook
 	updates map[string]error
+	// runs counts the continue-as-new.
+	runs  int
+	timed []*timed
+}
+
+// timed is something that happens at a time of the workflow's clock, also when
+// the workflow goes on in a new run before.
+type timed struct {
+	at   time.Time
+	f    func()
+	done bool
 }
 
 type hook struct {
@@ -52,15 +63,66 @@ func newRun(t *testing.T, nodes ...string) *run {
 // attach makes a run on a world that is there, as after a continue-as-new.
 func attach(t *testing.T, w *world.World, c *world.Canal) *run {
 	t.Helper()
+	r := &run{t: t, w: w, c: c, updates: map[string]error{}}
+	r.renew()
+	w.Hook = r.hook
+	return r
+}
+
+// renew makes the environment of another run, at the time at which the last ended.
+func (r *run) renew() {
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet{})
-	r := &run{t: t, w: w, c: c, env: suite.NewTestWorkflowEnvironment(), updates: map[string]error{}}
+	old := r.env
+	r.env = suite.NewTestWorkflowEnvironment()
+	if old != nil {
+		r.env.SetStartTime(old.Now())
+	}
 	r.env.SetTestTimeout(30 * time.Second)
 	r.env.SetStartWorkflowOptions(startOptions())
 	workflows.Register(r.env)
-	w.Register(r.env)
-	w.Hook = r.hook
-	return r
+	r.w.Register(r.env)
+	for _, what := range r.timed {
+		if !what.done {
+			r.schedule(what)
+		}
+	}
+}
+
+func (r *run) schedule(what *timed) {
+	r.env.RegisterDelayedCallback(func() { what.done = true; what.f() }, max(0, what.at.Sub(r.env.Now())))
+}
+
+// later does something at a time of the workflow's clock.
+func (r *run) later(d time.Duration, f func()) {
+	what := &timed{at: r.env.Now().Add(d), f: f}
+	r.timed = append(r.timed, what)
+	r.schedule(what)
+}
+
+// long makes the history one that is to be ended soon.
+func (r *run) long() func(context.Context) error {
+	return func(context.Context) error {
+		set := make(chan struct{})
+		r.env.RegisterDelayedCallback(func() { defer close(set); r.env.SetContinueAsNewSuggested(true) }, 0)
+		<-set
+		return nil
+	}
+}
+
+// nth does something in the nth activity of the run, from 0.
+func (r *run) nth(n int, f func(context.Context) error) {
+	seen := 0
+	r.times(-1, "", func(ctx context.Context) error {
+		r.mu.Lock()
+		now := seen == n
+		seen++
+		r.mu.Unlock()
+		if !now {
+			return nil
+		}
+		return f(ctx)
+	})
 }
 
 // on runs f after calls that begin with the given text ("Do swap w1"), once.
@@ -155,12 +217,12 @@ func (r *run) set(id string, err error) {
 
 // after sends an update at a time of the workflow's clock.
 func (r *run) after(d time.Duration, update, id string, arg func() any) {
-	r.env.RegisterDelayedCallback(func() { r.send(update, id, arg()) }, d)
+	r.later(d, func() { r.send(update, id, arg()) })
 }
 
 // at looks at the status at a time of the workflow's clock.
 func (r *run) at(d time.Duration, f func(s contract.MigrateStatus)) {
-	r.env.RegisterDelayedCallback(func() { f(r.status()) }, d)
+	r.later(d, func() { f(r.status()) })
 }
 
 func by(who string) func() any { return func() any { return contract.Order{By: who} } }
@@ -213,11 +275,7 @@ func (r *run) do(opts migration.Options) contract.MigrateResult {
 
 func (r *run) run(in contract.MigrateInput) contract.MigrateResult {
 	r.t.Helper()
-	r.env.ExecuteWorkflow(contract.MigrateWorkflow, in)
-	if !r.env.IsWorkflowCompleted() {
-		r.t.Fatal("the workflow did not end")
-	}
-	if err := r.env.GetWorkflowError(); err != nil {
+	if err := r.execute(in); err != nil {
 		r.t.Fatalf("the workflow failed: %v\n%s", err, strings.Join(r.w.Calls(), "\n"))
 	}
 	var out contract.MigrateResult
@@ -225,6 +283,26 @@ func (r *run) run(in contract.MigrateInput) contract.MigrateResult {
 		r.t.Fatal(err)
 	}
 	return out
+}
+
+// execute runs a migration through every continue-as-new to its end.
+func (r *run) execute(in contract.MigrateInput) error {
+	r.t.Helper()
+	for {
+		r.env.ExecuteWorkflow(contract.MigrateWorkflow, in)
+		if !r.env.IsWorkflowCompleted() {
+			r.t.Fatal("the workflow did not end")
+		}
+		next, again := carried(r.t, r.env.GetWorkflowError())
+		if !again {
+			return r.env.GetWorkflowError()
+		}
+		if r.runs++; r.runs > 20 {
+			r.t.Fatal("it continues as new without end")
+		}
+		in = next
+		r.renew()
+	}
 }
 
 // refused executes a migration that must fail before anything is changed.

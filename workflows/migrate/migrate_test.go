@@ -639,7 +639,7 @@ func TestPlannedAnswers(t *testing.T) {
 	r.wantUpdate("planned", errs.TypeFailed)
 }
 
-// A node whose workflow was lost is somewhere between, and is taken back all the same.
+// A node whose workflow was lost is somewhere between, and is taken back at once.
 func TestALostNode(t *testing.T) {
 	for _, end := range []string{contract.UpdateResume, contract.UpdateAbort} {
 		t.Run(end, func(t *testing.T) {
@@ -648,12 +648,13 @@ func TestALostNode(t *testing.T) {
 			r.env.OnWorkflow(contract.MigrateNodeWorkflow, mock.Anything, mock.Anything).Return(
 				func(ctx workflow.Context, in contract.MigrateNodeInput) (contract.MigrateNodeResult, error) {
 					if times++; times == 1 {
+						r.c.Lose(in.Node)
 						return contract.MigrateNodeResult{}, errors.New("terminated")
 					}
 					return migrate.RunNode(ctx, in)
 				})
 			r.at(30*time.Minute, func(s contract.MigrateStatus) {
-				if n := s.Nodes[0]; s.State != contract.StateStopped || n.State != contract.NodeRestoring || !strings.Contains(n.Reason, "it was lost: terminated") {
+				if n := s.Nodes[0]; s.State != contract.StateStopped || n.State != contract.NodeCanal || n.Lost || !strings.Contains(n.Reason, "it was lost: terminated") {
 					t.Errorf("state %s: %+v", s.State, n)
 				}
 			})
@@ -663,8 +664,9 @@ func TestALostNode(t *testing.T) {
 				r.wantMigrated(out)
 				return
 			}
-			if out.State != contract.StateOriginal || r.count("Undo swap w1") != 1 {
-				t.Errorf("state %s: %v", out.State, r.w.Calls())
+			r.wantOriginal(out, "aborted by bob")
+			if r.count("Undo swap w1") != 1 {
+				t.Errorf("%v", r.w.Calls())
 			}
 		})
 	}

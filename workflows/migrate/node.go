@@ -67,7 +67,9 @@ func (n *node) forward(ctx workflow.Context) string {
 		if err != nil {
 			return fmt.Sprintf("%s: %s", step, story.Reason(err))
 		}
-		n.took(ctx, string(step), done)
+		// The node's own time is that of the way forward.
+		n.result.Own += max(done.Took-done.Waited, 0)
+		n.made(ctx, string(step), done)
 		if step != migration.Swap && step != migration.Uncordon {
 			continue
 		}
@@ -93,7 +95,7 @@ func (n *node) back(ctx workflow.Context, reason string) {
 			continue
 		}
 		n.tell(ctx, step)
-		n.took(ctx, "undo "+string(step), undo(ctx, n.input(step), 0, func(line string) { n.note(ctx, line) }))
+		n.made(ctx, "undo "+string(step), undo(ctx, n.input(step), 0, func(line string) { n.note(ctx, line) }))
 	}
 	n.result.CNI, n.result.Reason = canal, reason
 	var err error
@@ -119,11 +121,7 @@ func (n *node) input(step migration.Step) migrate.StepInput {
 	}
 }
 
-// took keeps what a step did. The node's own time is that of the way forward.
-func (n *node) took(ctx workflow.Context, what string, done migrate.StepResult) {
-	if own := done.Took - done.Waited; own > 0 {
-		n.result.Own += own
-	}
+func (n *node) made(ctx workflow.Context, what string, done migrate.StepResult) {
 	n.note(ctx, fmt.Sprintf("%s in %s: %s", what, done.Took.Round(time.Millisecond), changes(done)))
 }
 

@@ -72,7 +72,15 @@ func (m *cluster) steer(ctx workflow.Context) (string, error) {
 		// The nodes that run may fail, too, and are named then.
 		m.settle(ctx)
 		return m.tooMany(), nil
-	case m.running == 0 && m.mayContinueAsNew(ctx):
+	case m.between() != "":
+		// It is being taken back, or could not be: nothing else begins.
+		m.settle(ctx)
+		return m.between(), nil
+	case m.mayContinueAsNew(ctx):
+		// Nodes that run are waited for; with several at a time there is always one.
+		if m.running > 0 {
+			return "", m.oneEnds()
+		}
 		return "", m.continueAsNew(ctx)
 	case m.running == 0 && m.gated():
 		return "", m.gate(ctx)
@@ -87,8 +95,7 @@ func (m *cluster) steer(ctx workflow.Context) (string, error) {
 		return "", nil
 	}
 	if m.running > 0 {
-		ended := m.ended
-		return "", m.asBack(workflow.Await(m.work, func() bool { return m.ended != ended }))
+		return "", m.oneEnds()
 	}
 	if m.again() {
 		return "", nil
@@ -99,9 +106,16 @@ func (m *cluster) steer(ctx workflow.Context) (string, error) {
 	return allMoved, nil
 }
 
-// asBack turns the end of the work into errBack.
+// oneEnds waits until another node has ended.
+func (m *cluster) oneEnds() error {
+	ended := m.ended
+	return m.asBack(workflow.Await(m.work, func() bool { return m.ended != ended }))
+}
+
+// asBack turns the end of the work into errBack. A continue-as-new stays one: after
+// Clean has begun it comes also when the work has ended.
 func (m *cluster) asBack(err error) error {
-	if err != nil && m.work.Err() != nil {
+	if err != nil && m.work.Err() != nil && !workflow.IsContinueAsNewError(err) {
 		return errBack
 	}
 	return err
@@ -115,8 +129,17 @@ func (m *cluster) settle(ctx workflow.Context) {
 	}
 }
 
-// next is the node that may begin now, or nil. A node of the control plane moves alone.
+// next is the node that may begin now, or nil. A node of the control plane moves
+// alone, and one that was lost before all others.
 func (m *cluster) next() *contract.NodeState {
+	for i := range m.state.Nodes {
+		if n := &m.state.Nodes[i]; n.Lost && n.State == contract.NodePending {
+			if m.running > 0 {
+				return nil
+			}
+			return n
+		}
+	}
 	atOnce := max(m.in.Options.Parallel, 1)
 	if m.in.Options.Canary && !m.state.Approved {
 		atOnce = 1
@@ -158,11 +181,12 @@ func (m *cluster) begin(ctx workflow.Context, n *contract.NodeState) {
 	n.State, n.Reason, n.StartedAt = contract.NodeMigrating, "", workflow.Now(ctx).UTC()
 	in := m.child(n)
 	m.running++
-	m.alone = n.ControlPlane
+	m.alone = n.ControlPlane || n.Lost
 	m.note(ctx, n.Name, "begins, "+string(n.Mode))
 	workflow.GoNamed(m.work, "migrate "+in.Node, func(work workflow.Context) {
 		result, err := m.execute(work, in)
 		m.took(work, in.Node, result, err)
+		m.fetch(work, in)
 		m.running--
 		m.alone = false
 		m.ended++
@@ -192,7 +216,7 @@ func (m *cluster) execute(ctx workflow.Context, in contract.MigrateNodeInput) (c
 }
 
 // took keeps how a node ended. One that was lost (its workflow was terminated)
-// is somewhere between: the way back reaches it, and so does another try.
+// is somewhere between the two.
 func (m *cluster) took(ctx workflow.Context, name string, result contract.MigrateNodeResult, err error) {
 	n := m.node(name)
 	if n == nil {
@@ -202,19 +226,19 @@ func (m *cluster) took(ctx workflow.Context, name string, result contract.Migrat
 	n.Evidence, n.Own = result.Evidence, result.Own
 	switch {
 	case err == nil && result.CNI == calico:
-		n.State, n.Reason, n.Attempts = contract.NodeCalico, "", 0
+		n.State, n.Reason, n.Attempts, n.Lost = contract.NodeCalico, "", 0, false
 		m.state.Proven = result.Proven
 		m.note(ctx, name, fmt.Sprintf("is on Calico, own time %s, evidence %s", n.Own.Round(1e6), call.Short(n.Evidence)))
 		return
 	case err == nil:
-		n.State, n.Reason = contract.NodeCanal, result.Reason
+		n.State, n.Reason, n.Lost = contract.NodeCanal, result.Reason, false
 		m.state.Proven = result.Proven
 	case temporal.IsCanceledError(err):
-		// Cancelled before it was started: nothing was begun.
+		// Cancelled before it was started: nothing was begun this time.
 		n.State, n.Reason = contract.NodePending, ""
 		return
 	default:
-		n.State, n.Reason = contract.NodeRestoring, "it was lost: "+story.Reason(err)
+		n.State, n.Reason, n.Lost = contract.NodeRestoring, "it was lost: "+story.Reason(err), true
 	}
 	if m.work.Err() != nil && err == nil {
 		m.note(ctx, name, "was put back to Canal")
@@ -224,6 +248,44 @@ func (m *cluster) took(ctx workflow.Context, name string, result contract.Migrat
 	n.Attempts++
 	m.state.Failures++
 	m.note(ctx, name, "failed: "+n.Reason)
+}
+
+// fetch takes a node that was lost back to Canal, as one that failed. Where that is
+// lost, too, the migration stops; another try reaches the node, and so does the way back.
+func (m *cluster) fetch(ctx workflow.Context, in contract.MigrateNodeInput) {
+	n := m.node(in.Node)
+	if n == nil || !n.Lost || n.State != contract.NodeRestoring {
+		return
+	}
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	in.Back = true
+	m.note(ctx, in.Node, "goes back to Canal")
+	result, err := m.execute(ctx, in)
+	if n = m.node(in.Node); n == nil {
+		return
+	}
+	n.Step, n.FinishedAt, n.Evidence = "", workflow.Now(ctx).UTC(), result.Evidence
+	if err != nil {
+		n.Reason = join(n.Reason, "its way back was lost, too: "+story.Reason(err))
+		m.note(ctx, in.Node, n.Reason)
+		return
+	}
+	n.State, n.Lost = contract.NodeCanal, false
+	if result.Reason != "" {
+		n.Reason = join(n.Reason, result.Reason)
+	}
+	m.state.Proven = result.Proven
+	m.note(ctx, in.Node, "is back on Canal")
+}
+
+// between names a node that was lost and is not back on Canal, with why, or is "".
+func (m *cluster) between() string {
+	for _, n := range m.state.Nodes {
+		if n.Lost && n.State == contract.NodeRestoring {
+			return "node " + n.Name + " is between Canal and Calico: " + n.Reason
+		}
+	}
+	return ""
 }
 
 func (m *cluster) node(name string) *contract.NodeState {

@@ -238,6 +238,11 @@ func (m *cluster) mayContinueAsNew(ctx workflow.Context) bool {
 
 func (m *cluster) continueAsNew(ctx workflow.Context) error {
 	next, state := m.in, m.state
+	if state.Plan != nil {
+		// Long in a large cluster, and of no use any more.
+		plan := *state.Plan
+		plan.Disturbed, state.Plan = nil, &plan
+	}
 	next.Carried = &state
 	return workflow.NewContinueAsNewError(ctx, contract.MigrateWorkflow, next)
 }

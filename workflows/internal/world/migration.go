@@ -1,8 +1,10 @@
 package world
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -35,10 +37,12 @@ type Canal struct {
 	// Nothing makes the cluster one without anything to probe.
 	Nothing bool
 
-	mu         sync.Mutex
-	nodes      []*canalNode
-	steps      map[migration.Step]made
-	claimed    string
+	mu      sync.Mutex
+	nodes   []*canalNode
+	steps   map[migration.Step]made
+	claimed string
+	// target is what the last plan was asked for.
+	target     preflight.Target
 	name       string
 	violations []string
 	// busy are the steps that are being made. A real server waits for an activity
@@ -56,6 +60,7 @@ type canalNode struct {
 	steps    map[migration.Step]made
 	// born is true for a node that had Calico from its start.
 	born bool
+	lost bool
 }
 
 // MakeCanal adds a cluster with Canal to the world. A name that ends in a star
@@ -86,6 +91,14 @@ func (c *Canal) Drop(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.nodes = slices.DeleteFunc(c.nodes, func(n *canalNode) bool { return n.name == name })
+}
+
+// Lose says that the workflow of a node was lost: its steps may be taken back
+// whether they were begun or not.
+func (c *Canal) Lose(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.node(name).lost = true
 }
 
 // Drain makes the plan drain a node.
@@ -327,6 +340,9 @@ func (c *Canal) common(what string, in migrate.StepInput) {
 	if in.Timeout <= 0 {
 		c.wrong("%s without a time limit", what)
 	}
+	if !reflect.DeepEqual(in.Target, resolved(c.target)) {
+		c.wrong("%s with the target %+v, and not the plan's", what, in.Target)
+	}
 }
 
 // begin checks that a step may be made now.
@@ -439,7 +455,7 @@ func (c *Canal) unbegin(in migrate.StepInput) {
 			}
 		}
 	}
-	if n.steps[in.Step] == untouched && !n.born {
+	if n.steps[in.Step] == untouched && !n.born && !n.lost {
 		c.wrong("%s, which was never begun", what)
 	}
 	c.alone(what, n)
@@ -520,14 +536,15 @@ func (c *Canal) facts() (*preflight.ClusterFacts, []preflight.NodeFacts) {
 	var nodes []preflight.Node
 	var measured []preflight.NodeFacts
 	for i, n := range c.nodes {
-		ipam := "host-local"
-		if n.drain {
-			ipam = "dhcp"
-		}
 		nodes = append(nodes, preflight.Node{Name: n.name, ControlPlane: n.control, PodCIDRs: []string{fmt.Sprintf("10.42.%d.0/24", i)}})
-		measured = append(measured, preflight.NodeFacts{Node: n.name, CNI: preflight.Known(preflight.CNIDir{
-			Configs: []preflight.CNIConfig{{Plugins: []string{"calico"}, IPAM: ipam}},
-		})})
+		found := preflight.Known(preflight.CNIDir{
+			Configs: []preflight.CNIConfig{{File: "10-canal.conflist", Name: "k8s-pod-network", Plugins: []string{"calico"}, IPAM: "host-local"}},
+		})
+		if n.drain {
+			// Where it is not known whether the pods can stay, they go.
+			found = preflight.Unknown[preflight.CNIDir]("no answer")
+		}
+		measured = append(measured, preflight.NodeFacts{Node: n.name, CNI: found})
 	}
 	f.Nodes = preflight.Known(nodes)
 	return f, measured
@@ -536,5 +553,20 @@ func (c *Canal) facts() (*preflight.ClusterFacts, []preflight.NodeFacts) {
 // Plan is the plan that the model makes.
 func (c *Canal) Plan(target preflight.Target, opts migration.Options) migration.Plan {
 	facts, measured := c.facts()
-	return migration.Make(facts, measured, &preflight.Report{Target: target}, opts)
+	c.mu.Lock()
+	c.target = target
+	c.mu.Unlock()
+	return migration.Make(facts, measured, &preflight.Report{Target: resolved(target)}, opts)
+}
+
+// resolved is a target with what a preflight fills in.
+func resolved(t preflight.Target) preflight.Target {
+	t.Version = cmp.Or(t.Version, "v3.28.5")
+	t.Encapsulation = cmp.Or(t.Encapsulation, preflight.VXLAN)
+	t.VNI = cmp.Or(t.VNI, preflight.DefaultVNI)
+	t.Port = cmp.Or(t.Port, preflight.DefaultPort)
+	t.BlockSize = cmp.Or(t.BlockSize, preflight.DefaultBlockSize)
+	t.PodCIDR = cmp.Or(t.PodCIDR, "10.42.0.0/16")
+	t.MTU = cmp.Or(t.MTU, 1450)
+	return t
 }
