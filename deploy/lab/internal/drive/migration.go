@@ -52,14 +52,23 @@ func (m Migration) Node(name string) MigrationNode {
 	return MigrationNode{Name: name}
 }
 
+// nodeSteps are the steps of a node, in their order.
+var nodeSteps = []string{"check", "evict", "leave", "swap", "uncordon"}
+
 // At tells whether a step has begun: of a node or, where that is empty, of the
-// cluster. What is over has been begun, too.
+// cluster. What is over has been begun, too: some steps last for a moment only.
 func (m Migration) At(node, step string) bool {
 	if node == "" {
 		return slices.Contains(m.Steps, step)
 	}
 	n := m.Node(node)
-	return n.Step == step || n.State != "pending" && n.State != "migrating"
+	switch n.State {
+	case "", "pending":
+		return false
+	case "migrating":
+		return slices.Index(nodeSteps, n.Step) >= slices.Index(nodeSteps, step)
+	}
+	return true
 }
 
 // Said tells whether a line of its story has the words in it.
