@@ -71,11 +71,6 @@ func (m Migration) At(node, step string) bool {
 	return true
 }
 
-// Said tells whether a line of its story has the words in it.
-func (m Migration) Said(words string) bool {
-	return slices.ContainsFunc(m.Log, func(l LogEntry) bool { return strings.Contains(l.Message, words) })
-}
-
 // String is a short form for failure messages.
 func (m Migration) String() string {
 	var b strings.Builder
