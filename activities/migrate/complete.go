@@ -320,6 +320,9 @@ func (r *run) clean(ctx context.Context) error {
 	if err := r.restoreIPAM(ctx, o); err != nil {
 		return err
 	}
+	if err := r.unannotate(ctx, nodes); err != nil {
+		return err
+	}
 	if err := r.unlabel(ctx); err != nil {
 		return err
 	}
@@ -327,4 +330,21 @@ func (r *run) clean(ctx context.Context) error {
 		return err
 	}
 	return r.removeMigrator(ctx)
+}
+
+// unannotate takes away what flanneld told its peers about each node. A flannel that
+// is installed again would believe it.
+func (r *run) unannotate(ctx context.Context, nodes []corev1.Node) error {
+	return each(ctx, nodes, func(ctx context.Context, n corev1.Node) error {
+		flannels := map[string]any{}
+		for key := range n.Annotations {
+			if strings.HasPrefix(key, flannelPrefix) {
+				flannels[key] = nil
+			}
+		}
+		if len(flannels) == 0 {
+			return nil
+		}
+		return r.patchNode(ctx, n.Name, nil, flannels)
+	})
 }

@@ -28,6 +28,9 @@ const (
 	// hostLocalNetwork is the one network whose addresses Calico's installer takes
 	// over (cni-plugin/pkg/upgrade).
 	hostLocalNetwork = "k8s-pod-network"
+	// flannelPrefix begins the names of the annotations by which flanneld tells its
+	// peers about a node.
+	flannelPrefix = "flannel.alpha.coreos.com/"
 )
 
 // begin keeps what is there, on the cluster first, and then on every node.
