@@ -31,6 +31,11 @@ const (
 //
 // It returns when all flows between the pods of the start are watched.
 func Follow(ctx context.Context, kube kubernetes.Interface, rules []Rule, every time.Duration) (*Watch, error) {
+	return follow(ctx, kube, rules, every, byPod)
+}
+
+// follow is given how to find a process of each pod, by the pods' UIDs.
+func follow(ctx context.Context, kube kubernetes.Interface, rules []Rule, every time.Duration, processes func() map[string]int) (*Watch, error) {
 	w := newWatch(ctx, every)
 	changed := make(chan struct{}, 1)
 	notify := func() {
@@ -56,7 +61,7 @@ func Follow(ctx context.Context, kube kubernetes.Interface, rules []Rule, every 
 		}
 		return out
 	}
-	r := newRoster(rules)
+	r := newRoster(rules, processes)
 	if err := w.begin(r, pods.HasSynced, list); err != nil {
 		w.stop()
 		w.done.Wait()
@@ -73,7 +78,7 @@ func (w *Watch) begin(r *roster, synced func() bool, list func() []*corev1.Pod) 
 	missing := "the cluster's pods"
 	for {
 		if synced() {
-			r.update(list(), byPod, time.Now())
+			r.update(list(), time.Now())
 			if missing = r.missing(); missing == "" {
 				break
 			}
@@ -85,7 +90,7 @@ func (w *Watch) begin(r *roster, synced func() bool, list func() []*corev1.Pod) 
 		}
 	}
 	for _, f := range r.wanted(true) {
-		if err := w.watch(f, byPod); err != nil {
+		if err := w.watch(f); err != nil {
 			return err
 		}
 	}
@@ -94,10 +99,10 @@ func (w *Watch) begin(r *roster, synced func() bool, list func() []*corev1.Pod) 
 
 // watch begins to watch a flow. The process that led to the source may have ended
 // since, as one that a probe has started: another of the pod does as well.
-func (w *Watch) watch(f want, processes func() map[string]int) error {
+func (w *Watch) watch(f want) error {
 	t, err := w.add(f.flow, f.settling)
 	if err != nil {
-		if pid, found := processes()[f.ends[0].uid]; found {
+		if pid, found := f.roster.processes()[f.ends[0].uid]; found {
 			f.ends[0].pod.PID, f.flow.From.PID = pid, pid
 			t, err = w.add(f.flow, f.settling)
 		}
@@ -120,10 +125,10 @@ func (w *Watch) follow(r *roster, changed <-chan struct{}, list func() []*corev1
 		case <-changed:
 		case <-ticker.C:
 		}
-		r.update(list(), byPod, time.Now())
+		r.update(list(), time.Now())
 		for _, f := range r.wanted(false) {
 			// A pod that went meanwhile has no namespace to enter: the next update says so.
-			_ = w.watch(f, byPod)
+			_ = w.watch(f)
 		}
 	}
 }
@@ -146,10 +151,12 @@ type roster struct {
 	rules     []Rule
 	instances map[string]*instance
 	have      map[string]bool
+	// processes gives a process of each pod of this machine, by the pods' UIDs.
+	processes func() map[string]int
 }
 
-func newRoster(rules []Rule) *roster {
-	return &roster{rules: rules, instances: map[string]*instance{}, have: map[string]bool{}}
+func newRoster(rules []Rule, processes func() map[string]int) *roster {
+	return &roster{rules: rules, processes: processes, instances: map[string]*instance{}, have: map[string]bool{}}
 }
 
 func (r *roster) named(namespace string) bool {
@@ -161,8 +168,8 @@ func (r *roster) named(namespace string) bool {
 	return false
 }
 
-// update takes in the pods as they are now; processes gives a process of each.
-func (r *roster) update(pods []*corev1.Pod, processes func() map[string]int, now time.Time) {
+// update takes in the pods as they are now.
+func (r *roster) update(pods []*corev1.Pod, now time.Time) {
 	present := map[string]bool{}
 	var pids map[string]int
 	for _, p := range pods {
@@ -175,7 +182,7 @@ func (r *roster) update(pods []*corev1.Pod, processes func() map[string]int, now
 		i := r.instances[key]
 		if i == nil {
 			if pids == nil {
-				pids = processes()
+				pids = r.processes()
 			}
 			pid, found := pids[string(p.UID)]
 			if !found {

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
 )
 
 // pod makes one that is ready; its name, UID and address are told apart by id.
@@ -59,10 +60,13 @@ func names(tracks map[string]*track) string {
 	return strings.Join(out, " ")
 }
 
-func update(r *roster, at time.Time, pods ...*corev1.Pod) { r.update(pods, processes(pods), at) }
+func update(r *roster, at time.Time, pods ...*corev1.Pod) {
+	r.processes = processes(pods)
+	r.update(pods, at)
+}
 
 func TestRosterFollowsADaemonSet(t *testing.T) {
-	r := newRoster([]Rule{{From: "mesh", To: "mesh", Port: 8080, Allowed: true}, {From: "mesh", To: "mesh", Port: 7000, Allowed: true, Held: true}})
+	r := newRoster([]Rule{{From: "mesh", To: "mesh", Port: 8080, Allowed: true}, {From: "mesh", To: "mesh", Port: 7000, Allowed: true, Held: true}}, nil)
 	a, b := pod("mesh", "p1", "n1", "echo"), pod("mesh", "p2", "n2", "echo")
 	host := pod("mesh", "p3", "n1", "echo")
 	host.Spec.HostNetwork = true
@@ -114,7 +118,7 @@ func TestRosterFollowsADaemonSet(t *testing.T) {
 }
 
 func TestRosterFollowsADeployment(t *testing.T) {
-	r := newRoster([]Rule{{From: "edge", To: "shop", Port: 8443, Allowed: true}, {From: "shop", To: "edge", Port: 8080}})
+	r := newRoster([]Rule{{From: "edge", To: "shop", Port: 8443, Allowed: true}, {From: "shop", To: "edge", Port: 8080}}, nil)
 	from, to := pod("edge", "p1", "n1", ""), pod("shop", "p2", "n2", "")
 	start := time.Unix(100, 0)
 	update(r, start, from, to)
@@ -149,13 +153,13 @@ func TestRosterFollowsADeployment(t *testing.T) {
 }
 
 func TestRosterWaitsForAProcess(t *testing.T) {
-	r := newRoster([]Rule{{From: "a", To: "a", Port: 1, Allowed: true}})
+	r := newRoster([]Rule{{From: "a", To: "a", Port: 1, Allowed: true}}, func() map[string]int { return nil })
 	pods := []*corev1.Pod{pod("a", "p1", "n1", ""), pod("a", "p2", "n1", "")}
-	r.update(pods, func() map[string]int { return nil }, time.Unix(1, 0))
+	r.update(pods, time.Unix(1, 0))
 	if r.missing() == "" {
 		t.Error("pods without a process are watched")
 	}
-	r.update(pods, processes(pods), time.Unix(2, 0))
+	update(r, time.Unix(2, 0), pods...)
 	if r.missing() != "" {
 		t.Error(r.missing())
 	}
@@ -194,5 +198,47 @@ func TestPictureJoinsWhatCannotBeToldApart(t *testing.T) {
 	r.Events = []Event{{start, "a text of some length"}, {start.Add(time.Second), "another one"}, {start.Add(449 * time.Second), "the last, at the right edge"}}
 	if lanes := r.lanes(); lanes != 2 {
 		t.Errorf("%d lanes, want two: the texts would cover each other", lanes)
+	}
+}
+
+// A whole watch, of pods that are all in one namespace and told apart by address.
+func TestFollow(t *testing.T) {
+	pid := namespace(t)
+	echo(t, pid, "127.0.0.1:8080")
+	stop := echo(t, pid, "127.0.0.2:8080")
+	a, b := pod("mesh", "p1", "n1", "echo"), pod("mesh", "p2", "n2", "echo")
+	a.Status.PodIP, b.Status.PodIP = "127.0.0.1", "127.0.0.2"
+	kube := fake.NewClientset(a, b)
+	rules := []Rule{{From: "mesh", To: "mesh", Port: 8080, Allowed: true}}
+	w, err := follow(t.Context(), kube, rules, 20*time.Millisecond, func() map[string]int { return map[string]int{"p1": pid, "p2": pid, "p3": pid} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	stop()
+	if err := kube.CoreV1().Pods("mesh").Delete(t.Context(), "p2", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(400 * time.Millisecond)
+	next := pod("mesh", "p3", "n2", "echo")
+	next.Status.PodIP = "127.0.0.3"
+	echo(t, pid, "127.0.0.3:8080")
+	if _, err := kube.CoreV1().Pods("mesh").Create(t.Context(), next, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(400 * time.Millisecond)
+	r, err := w.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Flows) != 2 {
+		t.Fatalf("%d flows, want one in each direction: %+v", len(r.Flows), r.Flows)
+	}
+	to, from := r.Flows[0], r.Flows[1]
+	if gaps := to.Gaps(r.Every); len(gaps) != 1 || gaps[0].Length < 300*time.Millisecond || gaps[0].Length > 700*time.Millisecond || len(to.Spans) != 2 {
+		t.Errorf("to the pod that went: gaps %v in %d of %d tries, %d spans", gaps, len(to.Bad), to.Tries, len(to.Spans))
+	}
+	if len(from.Bad) != 0 || from.Tries < 20 {
+		t.Errorf("from it: %d of %d failed", len(from.Bad), from.Tries)
 	}
 }
