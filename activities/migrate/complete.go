@@ -200,6 +200,9 @@ func (r *run) adopt(ctx context.Context) error {
 		}
 	}
 	r.changed("Canal's DaemonSet %s/%s and %d objects of its own deleted", o.Canal.Namespace, o.Canal.Name, len(o.Others))
+	if err := r.editDaemonSet(ctx, calicoNamespace, calicoDaemonSet, func(ds *appsv1.DaemonSet) { anywhere(&ds.Spec.Template.Spec) }); err != nil {
+		return err
+	}
 	for _, u := range objects {
 		if err := r.apply(ctx, u); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"reflect"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,6 +38,45 @@ func TestPodCrashes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			if got := podCrashes(&corev1.Pod{Status: c.pod}); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// What chose between the two leaves no trace where it is taken back, whatever was
+// required before.
+func TestAnywhere(t *testing.T) {
+	linux := corev1.NodeSelectorRequirement{Key: "kubernetes.io/os", Operator: corev1.NodeSelectorOpIn, Values: []string{"linux"}}
+	required := func(terms ...corev1.NodeSelectorTerm) *corev1.Affinity {
+		return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: terms}}}
+	}
+	preferred := &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{
+		{Weight: 1, Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{linux}}},
+	}}}
+	for name, before := range map[string]*corev1.Affinity{
+		"nothing":      nil,
+		"a rule":       required(corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{linux}}),
+		"alternatives": required(corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{linux}}, corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{linux}}),
+		"a preference": preferred,
+		"other pods":   {PodAntiAffinity: &corev1.PodAntiAffinity{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := &corev1.PodSpec{Affinity: before.DeepCopy()}
+			anywhere(spec)
+			if !reflect.DeepEqual(spec.Affinity, before) {
+				t.Errorf("untouched it becomes %+v", spec.Affinity)
+			}
+			onlyWhere(spec, corev1.NodeSelectorOpNotIn, cniCanal)
+			onlyWhere(spec, corev1.NodeSelectorOpIn, cniCalico)
+			if reflect.DeepEqual(spec.Affinity, before) {
+				t.Error("onlyWhere changed nothing")
+			}
+			anywhere(spec)
+			if got, _ := patchOf(map[string]any{"a": spec.Affinity}); before != nil || spec.Affinity != nil {
+				want, _ := patchOf(map[string]any{"a": before})
+				if string(got) != string(want) {
+					t.Errorf("got %s, want %s", got, want)
+				}
 			}
 		})
 	}

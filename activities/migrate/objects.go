@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -206,5 +207,33 @@ func onlyWhere(spec *corev1.PodSpec, operator corev1.NodeSelectorOperator, value
 			}
 		}
 		t.MatchExpressions = append(kept, rule)
+	}
+}
+
+// anywhere takes back what onlyWhere did: an object that was changed by an update is
+// not rid of it by being applied without it.
+func anywhere(spec *corev1.PodSpec) {
+	if spec.Affinity == nil || spec.Affinity.NodeAffinity == nil {
+		return
+	}
+	a := spec.Affinity.NodeAffinity
+	if required := a.RequiredDuringSchedulingIgnoredDuringExecution; required != nil {
+		var terms []corev1.NodeSelectorTerm
+		for _, t := range required.NodeSelectorTerms {
+			t.MatchExpressions = slices.DeleteFunc(slices.Clone(t.MatchExpressions), func(e corev1.NodeSelectorRequirement) bool { return e.Key == labelCNI })
+			// A term without anything in it would match no node.
+			if len(t.MatchExpressions)+len(t.MatchFields) > 0 {
+				terms = append(terms, t)
+			}
+		}
+		if required.NodeSelectorTerms = terms; len(terms) == 0 {
+			a.RequiredDuringSchedulingIgnoredDuringExecution = nil
+		}
+	}
+	if a.RequiredDuringSchedulingIgnoredDuringExecution == nil && len(a.PreferredDuringSchedulingIgnoredDuringExecution) == 0 {
+		spec.Affinity.NodeAffinity = nil
+	}
+	if spec.Affinity.NodeAffinity == nil && spec.Affinity.PodAffinity == nil && spec.Affinity.PodAntiAffinity == nil {
+		spec.Affinity = nil
 	}
 }

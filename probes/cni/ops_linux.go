@@ -99,11 +99,12 @@ func (o *operation) do(ctx context.Context) error {
 const lockRetry = 50 * time.Millisecond
 
 // lock lets one process change the node at a time: one whose connection broke may
-// still be at work when the same is asked for again. It ends with the process.
+// still be at work when the same is asked for again. It ends with the process. The
+// folder itself is locked, so that no file is left of it.
 func (o *operation) lock(ctx context.Context) (unlock func(), err error) {
-	f, err := o.store.keep.OpenFile(".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := o.store.keep.Open(".")
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the migrator's lock: %w", err)
+		return nil, fmt.Errorf("cannot open the folder that is the migrator's lock: %w", err)
 	}
 	if err := flock(ctx, f); err != nil {
 		return nil, errors.Join(fmt.Errorf("another migrator is at work on the node, and has not ended in time: %w", err), f.Close())

@@ -473,7 +473,7 @@ func TestOtherDevicesAreLeftAlone(t *testing.T) {
 func TestOneChangesTheNodeAtATime(t *testing.T) {
 	inNode(t, func(n *testNode) {
 		n.does(request(OpSave))
-		f, err := os.OpenFile(filepath.Join(n.Keep, "cni", ".lock"), os.O_RDWR, 0)
+		f, err := os.Open(filepath.Join(n.Keep, "cni"))
 		if err != nil {
 			n.Error(err)
 			return
@@ -489,6 +489,9 @@ func TestOneChangesTheNodeAtATime(t *testing.T) {
 		}
 		time.AfterFunc(100*time.Millisecond, func() { _ = f.Close() })
 		n.does(request(OpForget))
+		if left, err := os.ReadDir(filepath.Join(n.Keep, "cni")); err != nil || len(left) > 0 {
+			n.Errorf("left on the node: %v, %v", left, err)
+		}
 	})
 }
 
