@@ -233,3 +233,34 @@ func TestCanary(t *testing.T) {
 	migrated = true
 	w.stop(t).unharmed(t)
 }
+
+// TestNodeJoins: a machine that joins while others move gets Canal, is prepared and
+// moves like them.
+func TestNodeJoins(t *testing.T) {
+	long(t)
+	onCanal(t)
+	const late = "canal-3"
+	boot := inject(t, "power", late)
+	_, err := p.Kubectl(t.Context(), cluster, "delete", "node", late)
+	must(t, err)
+	eventually(t, 5*time.Minute, "the pods of "+late+" to be gone", func() string {
+		out, err := p.Kubectl(t.Context(), cluster, "get", "pods", "-A", "--field-selector", "spec.nodeName="+late, "-o", "name")
+		if err != nil {
+			return err.Error()
+		}
+		return out
+	})
+	_, w := set(t)
+	reached(t, "canal-2", "swap")
+	boot()
+	m := until(t, 2*migrationLimit, "ended", func(m drive.Migration) bool { return !m.Running || m.State == "stopped" })
+	if m.State != "migrated" || !m.Proven || m.Node(late).State != "calico" {
+		t.Fatalf("all three were to end on Calico, and proven: %s", m)
+	}
+	migrated = true
+	w.stop(t).unharmed(t, late)
+	if found := left(t); len(found) > 0 {
+		t.Errorf("left: %s", strings.Join(found, "\n"))
+	}
+	connected(t)
+}
