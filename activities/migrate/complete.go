@@ -17,8 +17,7 @@ import (
 	"portcullis.dev/portcullis/probes/cni"
 )
 
-// turn makes Calico the choice of nodes without a label. Nodes that got it with Canal
-// still on them are labelled before, so that none is swapped by surprise.
+// turn makes Calico the choice of nodes without a label, once no node is left that has Canal.
 func (r *run) turn(ctx context.Context) error {
 	o, err := r.load(ctx)
 	if err != nil {
@@ -28,19 +27,47 @@ func (r *run) turn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Asked again, it finds nodes that joined since the first time: they have Calico.
+	choice, err := r.choice(ctx)
+	if err != nil {
+		return err
+	}
 	for i := range nodes {
-		if nodes[i].Labels[labelCNI] != cniCalico {
+		if has := nodes[i].Labels[labelCNI]; has != cniCalico && (has != "" || choice != cniCalico) {
 			return errs.Unavailable("node %s is not on Calico yet", nodes[i].Name)
 		}
+	}
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
+		return err
 	}
 	if err := r.choose(ctx, o, corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn); err != nil {
 		return err
 	}
 	r.changed("a node that joins from here on gets Calico")
+	return r.allLeave(ctx, nodes)
+}
+
+// moved are the nodes that came from Canal. One that joined after Turn has no part in
+// flannel's overlay: its pods have addresses of Calico's blocks, and not of its own pod network.
+func moved(nodes []corev1.Node) []corev1.Node {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n corev1.Node) bool { return n.Labels[labelCNI] != cniCalico })
+}
+
+// allLeave takes the traffic between the nodes off flannel's overlay. Nodes without flannel's
+// device have left it.
+func (r *run) allLeave(ctx context.Context, nodes []corev1.Node) error {
+	nodes = moved(nodes)
 	if len(nodes) < 2 {
 		return nil
 	}
+	replies, err := r.askAll(ctx, nodes, toPeers(cni.OpLook, nodes))
+	if err != nil {
+		return err
+	}
 	for i := range nodes {
+		if deviceOf(replies[nodes[i].Name].State, r.saved.Flannel) == nil {
+			continue
+		}
 		if err := r.leaveOverlay(ctx, &nodes[i], nodes); err != nil {
 			return err
 		}
@@ -71,17 +98,8 @@ func (r *run) turnBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A node that joined and got Calico keeps it for now, by name.
-	nodes, err := r.nodes(ctx)
-	if err != nil {
+	if err := r.keepByName(ctx); err != nil {
 		return err
-	}
-	for i := range nodes {
-		if nodes[i].Labels[labelCNI] == "" {
-			if err := r.patchNode(ctx, nodes[i].Name, map[string]any{labelCNI: cniCalico}, nil); err != nil {
-				return err
-			}
-		}
 	}
 	if err := r.editDaemonSet(ctx, o.Canal.Namespace, o.Canal.Name, func(ds *appsv1.DaemonSet) {
 		onlyWhere(&ds.Spec.Template.Spec, corev1.NodeSelectorOpNotIn, cniCalico)
@@ -94,6 +112,29 @@ func (r *run) turnBack(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// keepByName lets nodes that joined after Turn, and so got Calico, keep it for now. Where Turn
+// was not made, a node without a label has Canal, and must not be swapped by its label.
+func (r *run) keepByName(ctx context.Context) error {
+	choice, err := r.choice(ctx)
+	if err != nil || choice != cniCalico {
+		return err
+	}
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range nodes {
+		if nodes[i].Labels[labelCNI] != "" {
+			continue
+		}
+		if err := r.patchNode(ctx, nodes[i].Name, map[string]any{labelCNI: cniCalico}, nil); err != nil {
+			return err
+		}
+		r.changed("node %s joined with Calico: %s=%s", nodes[i].Name, labelCNI, cniCalico)
 	}
 	return nil
 }
@@ -112,12 +153,8 @@ func (r *run) unlink(ctx context.Context) error {
 		return err
 	}
 	// Asked once more: a node that rebooted since has flannel's routes again.
-	if len(nodes) > 1 {
-		for i := range nodes {
-			if err := r.leaveOverlay(ctx, &nodes[i], nodes); err != nil {
-				return err
-			}
-		}
+	if err := r.allLeave(ctx, nodes); err != nil {
+		return err
 	}
 	err = r.kube.AppsV1().DaemonSets(o.Canal.Namespace).Delete(ctx, keeperName, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -132,7 +169,8 @@ func (r *run) unlink(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if _, err := r.askAll(ctx, nodes, toPeers(cni.OpUnlink, nodes)); err != nil {
+	// The others' overlay is not needed for nodes that were never in it.
+	if _, err := r.askAll(ctx, nodes, toPeers(cni.OpUnlink, moved(nodes))); err != nil {
 		return err
 	}
 	r.proved("%s is gone from %d nodes", o.Flannel, len(nodes))

@@ -6,16 +6,21 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/kubectl/pkg/drain"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/probes/cni"
+	"portcullis.dev/portcullis/probes/migration"
 )
 
 // here finds the node of the step among all.
@@ -353,16 +358,7 @@ func (r *run) swapBack(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	addresses, err := r.allocated(ctx, n)
-	if err != nil {
-		return err
-	}
-	req, err := aboutPeers(cni.OpRestore, nodes, n)
-	if err != nil {
-		return err
-	}
-	req.Addresses = addresses
-	reply, err := r.ask(ctx, n.Name, req)
+	addresses, reply, err := r.giveToHostLocal(ctx, n, nodes)
 	if err != nil {
 		return err
 	}
@@ -374,8 +370,40 @@ func (r *run) swapBack(ctx context.Context) error {
 	return r.emptyClaim(ctx, n)
 }
 
-// podHandle begins the handle of a pod's address in Calico's IPAM, before the container's ID.
-const podHandle = hostLocalNetwork + "."
+// giveToHostLocal puts Canal's configuration back on a node, with the addresses that its pods
+// have. A pod that is started meanwhile can still get one from Calico's IPAM: it is
+// done again until none came.
+func (r *run) giveToHostLocal(ctx context.Context, n *corev1.Node, nodes []corev1.Node) ([]cni.Address, *cni.Reply, error) {
+	req, err := aboutPeers(cni.OpRestore, nodes, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	if req.Addresses, err = r.allocated(ctx, n); err != nil {
+		return nil, nil, err
+	}
+	for {
+		reply, err := r.ask(ctx, n.Name, req)
+		if err != nil {
+			return nil, nil, err
+		}
+		now, err := r.allocated(ctx, n)
+		if err != nil {
+			return nil, nil, err
+		}
+		if slices.Equal(now, req.Addresses) {
+			return now, reply, nil
+		}
+		req.Addresses = now
+	}
+}
+
+const (
+	// podHandle begins the handle of a pod's address in Calico's IPAM, before the container's ID.
+	podHandle = hostLocalNetwork + "."
+	// ipipHandle begins that of an address that Calico's installer takes for a tunnel which
+	// is not used, before the node's name.
+	ipipHandle = "ipip-tunnel-addr-"
+)
 
 // allocated are the addresses of pods that Calico's IPAM has on a node.
 func (r *run) allocated(ctx context.Context, n *corev1.Node) ([]cni.Address, error) {
@@ -439,34 +467,56 @@ func (r *run) emptyClaim(ctx context.Context, n *corev1.Node) error {
 		return err
 	}
 	for i := range claim.Blocks {
-		block := &claim.Blocks[i]
-		u, err := r.get(ctx, ipamBlocks, block.Name)
+		u, err := r.dyn.Resource(ipamBlocks).Get(ctx, claim.Blocks[i].Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
-		if u == nil {
-			continue
-		}
-		attributes, _, _ := unstructured.NestedSlice(u.Object, "spec", "attributes")
-		for _, a := range attributes {
-			owner, _ := a.(map[string]any)
-			if handle, _ := owner["handle_id"].(string); strings.HasPrefix(handle, podHandle) || strings.HasPrefix(handle, "ipip-tunnel-addr-") {
-				if err := r.remove(ctx, ipamHandles, strings.ToLower(handle)); err != nil {
-					return err
-				}
-			}
-		}
-		if len(attributes) == len(block.Spec.Attributes) {
-			continue
-		}
-		if err := r.remove(ctx, ipamBlocks, block.Name); err != nil {
-			return err
-		}
-		if err := r.create(ctx, ipamBlocks, block); err != nil {
+		if err := r.emptyBlock(ctx, u, &claim.Blocks[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// emptyBlock makes a block what it is in a claim. The handles go first: the block is what
+// names them, should this have to be done again.
+func (r *run) emptyBlock(ctx context.Context, block *unstructured.Unstructured, want *migration.IPAMBlock) error {
+	attributes, _, err := unstructured.NestedSlice(block.Object, "spec", "attributes")
+	if err != nil {
+		return errs.Failed("IPAMBlock %s: %v", want.Name, err)
+	}
+	given := 0
+	for _, a := range attributes {
+		owner, _ := a.(map[string]any)
+		handle, _ := owner["handle_id"].(string)
+		if slices.ContainsFunc(want.Spec.Attributes, func(a migration.IPAMAttribute) bool { return a.Handle == handle }) {
+			continue
+		}
+		given++
+		if !strings.HasPrefix(handle, podHandle) && !strings.HasPrefix(handle, ipipHandle) {
+			continue
+		}
+		if err := r.remove(ctx, ipamHandles, strings.ToLower(handle)); err != nil {
+			return err
+		}
+	}
+	if given == 0 {
+		return nil
+	}
+	fresh, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&want.Spec)
+	if err != nil {
+		return err
+	}
+	// Calico tells what it gave at which number: none may come twice.
+	if last, ok, _ := unstructured.NestedInt64(block.Object, "spec", "sequenceNumber"); ok {
+		fresh["sequenceNumber"] = last + 1
+	}
+	block.Object["spec"] = fresh
+	_, err = r.dyn.Resource(ipamBlocks).Update(ctx, block, metav1.UpdateOptions{FieldManager: fieldManager})
+	return err
 }
 
 // drainer evicts pods as kubectl does, by the same code.
@@ -501,7 +551,8 @@ func (r *run) evict(ctx context.Context) error {
 	}
 	list, problems := helper.GetPodsForDeletion(n.Name)
 	if len(problems) > 0 {
-		return errs.Failed("node %s cannot be drained: %v", n.Name, problems[0])
+		// With what is forced, that can only be an answer of the API server.
+		return fmt.Errorf("node %s cannot be drained: %w", n.Name, problems[0])
 	}
 	pods := list.Pods()
 	begun := r.now()
@@ -516,10 +567,26 @@ func (r *run) evict(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return errs.Deadline("node %s could not be drained: %s", n.Name, oneLine(err.Error()))
+		return r.undrained(n.Name, err)
 	}
 	r.proved("node %s is cordoned, and %d pods were evicted", n.Name, len(pods))
 	return nil
+}
+
+// inURL is what the HTTP client puts before its errors.
+var inURL = regexp.MustCompile(`[A-Z][a-z]+ "https?://[^"]*": `)
+
+// undrained says why pods did not leave a node. Of the API server's answers, kubectl's code
+// leaves the text alone.
+func (r *run) undrained(node string, err error) error {
+	text := oneLine(inURL.ReplaceAllString(err.Error(), ""))
+	switch {
+	case !r.now().Before(r.deadline):
+		return errs.Deadline("node %s could not be drained within %s: %s", node, r.deadline.Sub(r.started).Round(time.Second), text)
+	case strings.Contains(text, "is forbidden"), strings.Contains(text, "denied the request"):
+		return errs.Denied("node %s could not be drained: %s", node, text)
+	}
+	return errs.Unavailable("node %s could not be drained yet: %s", node, text)
 }
 
 // uncordon opens the node again, where a migration closed it.

@@ -1,12 +1,14 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -41,16 +43,37 @@ func (a *Activities) Nodes(ctx context.Context, in NodesInput) ([]Node, error) {
 	if err != nil {
 		return nil, verify.Classify(in.Cluster.Name, err)
 	}
+	choice, err := c.choice(ctx)
+	if err != nil {
+		return nil, verify.Classify(in.Cluster.Name, err)
+	}
 	out := make([]Node, 0, len(nodes))
 	for i := range nodes {
 		n := &nodes[i]
-		cni := n.Labels[labelCNI]
-		if cni == "" {
-			cni = cniCanal
-		}
-		out = append(out, Node{Name: n.Name, ControlPlane: controlPlane(n), Ready: ready(n), CNI: cni})
+		out = append(out, Node{Name: n.Name, ControlPlane: controlPlane(n), Ready: ready(n), CNI: cmp.Or(n.Labels[labelCNI], choice)})
 	}
 	return out, nil
+}
+
+// choice is the CNI that a node without labelCNI has: Calico's where its DaemonSet runs there.
+func (c *cluster) choice(ctx context.Context) (string, error) {
+	ds, err := c.kube.AppsV1().DaemonSets(calicoNamespace).Get(ctx, calicoDaemonSet, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return cniCanal, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if a := ds.Spec.Template.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+		for _, t := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+			if slices.ContainsFunc(t.MatchExpressions, func(e corev1.NodeSelectorRequirement) bool {
+				return e.Key == labelCNI && e.Operator == corev1.NodeSelectorOpIn
+			}) {
+				return cniCanal, nil
+			}
+		}
+	}
+	return cniCalico, nil
 }
 
 // nodes are the nodes that carry pods of Linux, by name.

@@ -44,11 +44,13 @@ func (r *run) split(ctx context.Context) error {
 		return err
 	}
 	r.changed("DaemonSet %s/%s: not where %s=%s", o.Canal.Namespace, o.Canal.Name, labelCNI, cniCalico)
-	return r.beside(ctx, o, m, corev1.NodeSelectorOpIn, cniCalico)
+	if err := r.beside(ctx, o, m, corev1.NodeSelectorOpIn, cniCalico); err != nil {
+		return err
+	}
+	return r.keeper(ctx, o, corev1.NodeSelectorOpIn, cniCalico)
 }
 
-// beside installs what stands beside Canal: Calico, on the nodes that the rule
-// chooses, and there flanneld too.
+// beside installs Calico beside Canal, on the nodes that the rule chooses.
 func (r *run) beside(ctx context.Context, o *original, m *manifest.Manifest, operator corev1.NodeSelectorOperator, value string) error {
 	objects, err := m.Beside(labelCNI, cniCalico)
 	if err != nil {
@@ -82,7 +84,7 @@ func (r *run) beside(ctx context.Context, o *original, m *manifest.Manifest, ope
 		}
 	}
 	r.changed("%d objects of Calico %s, none of them running yet", len(objects), m.Version())
-	return r.keeper(ctx, o, operator, value)
+	return nil
 }
 
 // own marks an object as a migration's.
