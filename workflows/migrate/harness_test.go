@@ -82,6 +82,7 @@ func (r *run) renew() {
 	r.env.SetStartWorkflowOptions(startOptions())
 	workflows.Register(r.env)
 	r.w.Register(r.env)
+	r.c.NewRun()
 	for _, what := range r.timed {
 		if !what.done {
 			r.schedule(what)
