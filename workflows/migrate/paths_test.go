@@ -267,7 +267,11 @@ func TestWhatIsCarried(t *testing.T) {
 	r := two(t)
 	r.on("Do check w1", r.long())
 	in := r.input(migration.Options{Mode: migration.Drain})
-	in.Plan = r.c.Plan(in.Target, in.Options).Hash
+	planned := r.c.Plan(in.Target, in.Options)
+	if len(planned.Disturbed) == 0 {
+		t.Fatal("a drain disturbs nothing")
+	}
+	in.Plan = planned.Hash
 	r.env.ExecuteWorkflow(contract.MigrateWorkflow, in)
 	next, again := carried(t, r.env.GetWorkflowError())
 	switch {

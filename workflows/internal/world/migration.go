@@ -585,9 +585,11 @@ func (c *Canal) facts() (*preflight.ClusterFacts, []preflight.NodeFacts) {
 	defer c.mu.Unlock()
 	f := &preflight.ClusterFacts{Name: c.Cluster, DaemonSets: preflight.Known([]preflight.CNISet{{Namespace: "kube-system", Name: "canal", Flavour: preflight.FlavourCanal}})}
 	var nodes []preflight.Node
+	var pods []preflight.Pod
 	var measured []preflight.NodeFacts
 	for i, n := range c.nodes {
 		nodes = append(nodes, preflight.Node{Name: n.name, ControlPlane: n.control, PodCIDRs: []string{fmt.Sprintf("10.42.%d.0/24", i)}})
+		pods = append(pods, preflight.Pod{Namespace: "shop", Name: "on-" + n.name, Node: n.name})
 		found := preflight.Known(preflight.CNIDir{
 			Configs: []preflight.CNIConfig{{File: "10-canal.conflist", Name: "k8s-pod-network", Plugins: []string{"calico"}, IPAM: "host-local"}},
 		})
@@ -597,7 +599,7 @@ func (c *Canal) facts() (*preflight.ClusterFacts, []preflight.NodeFacts) {
 		}
 		measured = append(measured, preflight.NodeFacts{Node: n.name, CNI: found})
 	}
-	f.Nodes = preflight.Known(nodes)
+	f.Nodes, f.Pods = preflight.Known(nodes), preflight.Known(pods)
 	return f, measured
 }
 
