@@ -106,6 +106,12 @@ func rollouts() map[string]scenario {
 			}
 		}
 	}
+	checked := func(w *world.World) any {
+		for i := range w.Pipeline.Spec.Environments {
+			w.Pipeline.Spec.Environments[i].Gate.Preflight = true
+		}
+		return contract.RolloutInput{Pipeline: w.Pipeline, StartedBy: "ann"}
+	}
 	return map[string]scenario{
 		"pass": {workflow: contract.RolloutWorkflow, input: rollout(nil), during: func(s *stage) {
 			s.update(contract.UpdatePlanned, nil)
@@ -116,6 +122,12 @@ func rollouts() map[string]scenario {
 			input: func(w *world.World) any {
 				w.Pipeline.Spec.Rollback.Scope = contract.ScopeRollout
 				return contract.RolloutInput{Pipeline: w.Pipeline, StartedBy: "ann"}
+			}},
+		"preflight-passes": {workflow: contract.RolloutWorkflow, input: checked, during: (*stage).approve},
+		"preflight-fails": {workflow: contract.RolloutWorkflow, input: checked, during: (*stage).approve,
+			// The world asks about a preflight with no revision.
+			arrange: func(s *stage) {
+				s.w.Bad = func(cluster, revision string) bool { return revision == "" && strings.HasPrefix(cluster, "prod") }
 			}},
 		"rejected": {workflow: contract.RolloutWorkflow, input: rollout(nil), during: func(s *stage) {
 			s.gate()
