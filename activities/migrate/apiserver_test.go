@@ -448,16 +448,28 @@ func same(a, b any) bool {
 	return bytes.Equal(x, y)
 }
 
+// namespaceTime is how long a namespace takes to go.
+const namespaceTime = 5 * time.Second
+
+// delete removes an object. A namespace goes in the end, with what is in it.
 func (s *apiserver) delete(u *unstructured.Unstructured) {
-	delete(s.objects, keyOf(u))
 	if u.GetKind() != "Namespace" {
+		delete(s.objects, keyOf(u))
 		return
 	}
-	for key, o := range s.objects {
-		if o.GetNamespace() == u.GetName() {
-			delete(s.objects, key)
+	now := metav1.Now()
+	u.SetDeletionTimestamp(&now)
+	time.AfterFunc(namespaceTime, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.objects, keyOf(u))
+		for key, o := range s.objects {
+			if o.GetNamespace() == u.GetName() {
+				delete(s.objects, key)
+			}
 		}
-	}
+		s.changed()
+	})
 }
 
 // managers are made once: each reads the schema of all kinds.
