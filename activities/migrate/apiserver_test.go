@@ -34,7 +34,7 @@ type apiserver struct {
 	objects map[string]*unstructured.Unstructured
 	// fault is asked before every write, and after it with late; an error is the answer.
 	fault func(write string, late bool) error
-	// refuse is asked before every request.
+	// refuse is asked before every request, but for what the server has.
 	refuse func(verb, path string) error
 	// changed lets the cluster's controllers act.
 	changed func()
@@ -175,14 +175,14 @@ type aimed struct {
 }
 
 func (s *apiserver) serve(req *http.Request, body []byte) (any, error) {
+	parts := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
+	if out := discover(parts); out != nil {
+		return out, nil
+	}
 	if s.refuse != nil {
 		if err := s.refuse(req.Method, req.URL.Path); err != nil {
 			return nil, err
 		}
-	}
-	parts := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
-	if out := discover(parts); out != nil {
-		return out, nil
 	}
 	t, err := aim(parts)
 	if err != nil {
