@@ -107,4 +107,4 @@ record: build-dev ## Record the histories that the replay tests use (SCENARIO=na
 	@dir=$$(mktemp -d); bin/portcullis-dev temporal --db $$dir/temporal.db --temporal-port 17233 --ui-port 18233 >$$dir/log 2>&1 & \
 	pid=$$!; trap "kill $$pid; rm -rf $$dir" EXIT; \
 	for i in $$(seq 60); do (exec 3<>/dev/tcp/127.0.0.1/17233) 2>/dev/null && break; sleep 1; done; \
-	go test -count=1 ./workflows/replay -run '^TestRecord$$/$(SCENARIO)' -record 127.0.0.1:17233
+	go test -count=1 ./workflows/replay -run '^TestRecord$$/$(if $(SCENARIO),^$(SCENARIO)$$)' -record 127.0.0.1:17233

@@ -50,12 +50,15 @@ type Wave struct {
 }
 
 // Gate is what must hold before the environment may be left (soak) and entered
-// (approvals).
+// (approvals, preflight).
 type Gate struct {
 	// Soak is how long probes must keep passing on all clusters of the
 	// environment after its last wave was verified.
 	Soak      metav1.Duration `json:"soak,omitzero"`
 	Approvals Approvals       `json:"approvals,omitzero"`
+	// Preflight asks that a preflight of every cluster finds nothing in the way,
+	// and nothing unknown, before anything is written in the environment.
+	Preflight bool `json:"preflight,omitempty"`
 	// SettleTimeout bounds the time from release until Fleet has the revision
 	// live on every cluster. Default 10m.
 	SettleTimeout metav1.Duration `json:"settleTimeout,omitzero"`

@@ -56,6 +56,9 @@ type original struct {
 	Felix *unstructured.Unstructured   `json:"felix,omitempty"`
 	IPAM  *unstructured.Unstructured   `json:"ipam,omitempty"`
 	Pools []*unstructured.Unstructured `json:"pools,omitempty"`
+	// Kind is the clusterType of Calico's ClusterInformation, to which every
+	// calico-node that starts adds what it is; empty where there was none.
+	Kind string `json:"kind,omitempty"`
 	// Nodes are the annotations of Calico's that each node had.
 	Nodes map[string]map[string]string `json:"nodes"`
 	// Flannel is the name of flannel's device, Network that of the CNI network.
@@ -72,6 +75,7 @@ func calicoResource(plural string) schema.GroupVersionResource {
 
 var (
 	felixConfigurations = calicoResource("felixconfigurations")
+	clusterInformations = calicoResource("clusterinformations")
 	ipPools             = calicoResource("ippools")
 	ipamConfigs         = calicoResource("ipamconfigs")
 	ipamBlocks          = calicoResource("ipamblocks")
@@ -211,6 +215,13 @@ func (r *run) describe(ctx context.Context) (*original, error) {
 	}
 	if o.IPAM, err = r.get(ctx, ipamConfigs, "default"); err != nil {
 		return nil, err
+	}
+	info, err := r.get(ctx, clusterInformations, "default")
+	if err != nil {
+		return nil, err
+	}
+	if info != nil {
+		o.Kind, _, _ = unstructured.NestedString(info.Object, "spec", "clusterType")
 	}
 	pools, err := r.dyn.Resource(ipPools).List(ctx, metav1.ListOptions{})
 	if err != nil {

@@ -165,6 +165,11 @@ func (r *run) end(ctx context.Context) error {
 	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
 		return err
 	}
+	if o.Kind != "" {
+		if err := r.mergeSpec(ctx, clusterInformations, "ClusterInformation", "default", map[string]any{"clusterType": o.Kind}); err != nil {
+			return err
+		}
+	}
 	if err := r.unlabel(ctx); err != nil {
 		return err
 	}

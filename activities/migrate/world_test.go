@@ -143,7 +143,7 @@ func worldOf(t testing.TB, n int, canal []*unstructured.Unstructured) *world {
 	}
 	w.put(crd("FelixConfiguration", "default", map[string]any{"logSeverityScreen": "Info", "bpfConnectTimeLoadBalancing": "TCP", "vxlanPort": int64(4790)}))
 	w.put(crd("IPPool", "default-ipv4-ippool", map[string]any{"cidr": "192.168.0.0/16", "blockSize": int64(26), "ipipMode": "Always", "vxlanMode": "Never", "natOutgoing": true, "nodeSelector": "all()"}))
-	w.put(crd("ClusterInformation", "default", map[string]any{"datastoreReady": true}))
+	w.put(crd("ClusterInformation", "default", map[string]any{"datastoreReady": true, "clusterType": "k8s,canal"}))
 	w.reconcile()
 	for i := range n {
 		w.join(t, i)
@@ -351,6 +351,9 @@ func (w *world) start(ds *appsv1.DaemonSet, node, name, template string) {
 			m.files[calicoFile.Name] = calicoFile
 		case c.Name == "install-cni":
 			m.files[canalFile.Name] = canalFile
+		case c.Name == "calico-node" && ds.Name == calicoDaemonSet:
+			// As every calico-node, it adds what it is, and takes nothing away.
+			w.put(crd("ClusterInformation", "default", map[string]any{"datastoreReady": true, "clusterType": "k8s,canal,bgp"}))
 		}
 	}
 }

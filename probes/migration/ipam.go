@@ -86,12 +86,15 @@ type Claim struct {
 	Tunnel netip.Addr
 }
 
+// maxBlockBits bounds the blocks of one node: 4096.
+const maxBlockBits = 12
+
 // NewClaim claims the whole pod network of a node in blocks of the given prefix
 // length. Addresses of pods are not in it: Calico's own CNI plugin takes those
 // over when it is installed on the node (calico-ipam -upgrade).
 func NewClaim(node string, pods netip.Prefix, size int) (Claim, error) {
 	pods = pods.Masked()
-	if !pods.Addr().Is4() || pods.Bits() > size || size > 32 || size-pods.Bits() > 12 {
+	if !pods.Addr().Is4() || pods.Bits() > size || size > smallestBlock || size-pods.Bits() > maxBlockBits {
 		return Claim{}, fmt.Errorf("node %s: the pod network %s cannot be cut into blocks of /%d", node, pods, size)
 	}
 	c := Claim{Tunnel: pods.Addr()}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -111,7 +110,7 @@ type Node struct {
 	Name         string `json:"name"`
 	ControlPlane bool   `json:"controlPlane,omitempty"`
 	Mode         Mode   `json:"mode"`
-	// Why says why it is drained where in place was wanted.
+	// Why says why it is drained.
 	Why string `json:"why,omitempty"`
 	// Pods counts the pods with an address of their own.
 	Pods int `json:"pods"`
@@ -154,12 +153,15 @@ func Make(facts *preflight.ClusterFacts, nodes []preflight.NodeFacts, report *pr
 	for i := range nodes {
 		measured[nodes[i].Node] = &nodes[i]
 	}
+	if p.From.Name != "" {
+		p.fit(facts, measured, report)
+	}
 	for i := range p.Nodes {
 		p.node(&p.Nodes[i], facts, measured[p.Nodes[i].Name], opts)
 		p.Estimate += p.Nodes[i].Estimate
 	}
 	p.acknowledge(report)
-	p.Hash = p.hash()
+	p.Hash = p.hash(opts)
 	return p
 }
 
@@ -271,7 +273,7 @@ func last(n Node) int {
 // node decides the mode of one node, and what it costs.
 func (p *Plan) node(n *Node, facts *preflight.ClusterFacts, measured *preflight.NodeFacts, opts Options) {
 	n.Mode, n.Estimate = InPlace, swapTime
-	why := notInPlace(n.Name, facts, measured, p.Target)
+	why := notInPlace(measured)
 	switch {
 	case opts.Mode == Drain:
 		n.Mode, n.Why = Drain, "it was asked for"
@@ -286,37 +288,11 @@ func (p *Plan) node(n *Node, facts *preflight.ClusterFacts, measured *preflight.
 	}
 }
 
-// notInPlace says why the pods of a node cannot keep their interface and address, or "".
-func notInPlace(name string, facts *preflight.ClusterFacts, measured *preflight.NodeFacts, target preflight.Target) string {
+// notInPlace says why it is not known whether the pods of a node can keep their interface and
+// address, or "". Where it is known that they cannot, nothing can be done (fit).
+func notInPlace(measured *preflight.NodeFacts) string {
 	if measured == nil || !measured.CNI.Known {
 		return "its CNI configuration could not be read"
-	}
-	configs := measured.CNI.Value.Configs
-	if len(configs) == 0 {
-		return "it has no CNI configuration"
-	}
-	active := configs[0]
-	switch {
-	case !slices.Contains(active.Plugins, "calico"):
-		return fmt.Sprintf("its pods hang on %s, and not on Calico's own interfaces", strings.Join(active.Plugins, ", "))
-	case active.IPAM != "host-local":
-		return fmt.Sprintf("its pods have their addresses from %s, and not from host-local", cmp.Or(active.IPAM, "no IPAM"))
-	}
-	size := cmp.Or(target.BlockSize, preflight.DefaultBlockSize)
-	for _, n := range facts.Nodes.Value {
-		if n.Name != name {
-			continue
-		}
-		if len(n.PodCIDRs) != 1 {
-			return fmt.Sprintf("it has %d pod networks, and must have one", len(n.PodCIDRs))
-		}
-		net, err := netip.ParsePrefix(n.PodCIDRs[0])
-		switch {
-		case err != nil || !net.Addr().Is4():
-			return fmt.Sprintf("its pod network %s is no IPv4 network", n.PodCIDRs[0])
-		case net.Bits() > size:
-			return fmt.Sprintf("its pod network %s is smaller than a block of Calico's (/%d)", net, size)
-		}
 	}
 	return ""
 }
@@ -374,9 +350,9 @@ func (p *Plan) Missing(given []string) []Acknowledgement {
 	return slices.DeleteFunc(slices.Clone(p.Acknowledge), func(a Acknowledgement) bool { return slices.Contains(given, a.ID) })
 }
 
-// hash is over what a person agrees to. How many pods run, and so how long it
-// takes, comes and goes and is left out.
-func (p *Plan) hash() string {
+// hash is over what a person agrees to: what would be done, and at which risk. How many
+// pods run, and so how long it takes, comes and goes and is left out.
+func (p *Plan) hash(opts Options) string {
 	type node struct {
 		Name string
 		Mode Mode
@@ -388,11 +364,22 @@ func (p *Plan) hash() string {
 		Acknowledge                       []string
 		Refused                           []string
 		Manifest                          string
-	}{p.Cluster, p.Kubernetes, p.From.Namespace + "/" + p.From.Name, p.From.Calico, p.Target, nil, nil, p.Refused, p.Manifest}
+		First                             []string
+		Parallel, MaxFailures             int
+		Canary                            bool
+		Windows                           []Window
+	}{
+		Cluster: p.Cluster, Kubernetes: p.Kubernetes, From: p.From.Namespace + "/" + p.From.Name, Calico: p.From.Calico,
+		Target: p.Target, Refused: p.Refused, Manifest: p.Manifest,
+		// Concat: an empty list is as none.
+		First: slices.Concat(opts.First), Parallel: max(opts.Parallel, 1), MaxFailures: opts.MaxFailures,
+		Canary: opts.Canary, Windows: slices.Concat(opts.Windows),
+	}
 	for _, n := range p.Nodes {
 		agreed.Nodes = append(agreed.Nodes, node{n.Name, n.Mode})
 	}
-	// The canary is the emptiest worker of the moment; the order is not agreed to.
+	// Where no node is named to begin with, the canary is the emptiest worker of the
+	// moment; that order is not agreed to.
 	slices.SortFunc(agreed.Nodes, func(a, b node) int { return strings.Compare(a.Name, b.Name) })
 	for _, a := range p.Acknowledge {
 		agreed.Acknowledge = append(agreed.Acknowledge, a.ID)

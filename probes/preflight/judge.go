@@ -282,7 +282,7 @@ func (j *judging) resolve(t Target) Target {
 			t.Version = cmp.Or(t.Version, d.Calico)
 		}
 	}
-	t.Encapsulation = cmp.Or(t.Encapsulation, VXLAN)
+	t.Encapsulation = cmp.Or(t.Encapsulation, j.encapsulation())
 	t.VNI = cmp.Or(t.VNI, DefaultVNI)
 	t.Port = cmp.Or(t.Port, DefaultPort)
 	t.BlockSize = cmp.Or(t.BlockSize, DefaultBlockSize)
@@ -294,6 +294,28 @@ func (j *judging) resolve(t Target) Target {
 	}
 	return t
 }
+
+// encapsulation is what Calico's pools have now. flannel's leave no choice but VXLAN.
+func (j *judging) encapsulation() Encapsulation {
+	if f := j.cluster.Flannel; !f.Known || f.Value.Network != "" || j.usesFlannel() {
+		return VXLAN
+	}
+	for _, p := range j.cluster.Pools.Value {
+		switch {
+		case p.Disabled:
+		case used(p.VXLAN):
+			return VXLAN
+		case used(p.IPIP):
+			return IPIP
+		default:
+			return BGP
+		}
+	}
+	return VXLAN
+}
+
+// used says whether a pool's mode, as the API server has it, encapsulates.
+func used(mode string) bool { return mode != "" && mode != "Never" }
 
 func (j *judging) podCIDR() string {
 	f := j.cluster.Flannel

@@ -432,3 +432,29 @@ func BenchmarkJudge(b *testing.B) {
 		})
 	}
 }
+
+// Where Calico runs, a target is what its pools have; where flannel does, VXLAN.
+func TestResolveEncapsulation(t *testing.T) {
+	calico := func(pools ...Pool) *ClusterFacts {
+		return &ClusterFacts{Flannel: Known(FlannelConfig{}), Pools: Known(pools), DaemonSets: Known([]CNISet{{Flavour: "calico", Name: "calico-node"}})}
+	}
+	canal := good(1).cluster
+	for name, c := range map[string]struct {
+		cluster *ClusterFacts
+		given   Encapsulation
+		want    Encapsulation
+	}{
+		"given":              {calico(Pool{IPIP: "Always"}), BGP, BGP},
+		"vxlan":              {calico(Pool{VXLAN: "CrossSubnet", IPIP: "Never"}), "", VXLAN},
+		"ipip":               {calico(Pool{IPIP: "Always"}), "", IPIP},
+		"neither":            {calico(Pool{IPIP: "Never", VXLAN: "Never"}), "", BGP},
+		"disabled ones":      {calico(Pool{IPIP: "Always", Disabled: true}, Pool{VXLAN: "Always"}), "", VXLAN},
+		"no pools":           {calico(), "", VXLAN},
+		"Canal's spare pool": {canal, "", VXLAN},
+		"flannel not known":  {&ClusterFacts{Pools: Known([]Pool{{IPIP: "Always"}})}, "", VXLAN},
+	} {
+		if got := Resolve(c.cluster, nil, Target{Encapsulation: c.given}).Encapsulation; got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}

@@ -44,6 +44,11 @@ func VerifyID(pipeline, environment, phase string, batch int) string {
 	return fmt.Sprintf("verify/%s/%s/%s/%d", pipeline, environment, phase, batch)
 }
 
+// PreflightID is the workflow ID of one batch of the preflights at a gate.
+func PreflightID(pipeline, environment string, batch int) string {
+	return fmt.Sprintf("preflight/%s/%s/%d", pipeline, environment, batch)
+}
+
 // Search attributes that the daemon registers at start.
 var (
 	AttrPipeline    = temporal.NewSearchAttributeKeyKeyword("PortcullisPipeline")
@@ -122,6 +127,7 @@ const (
 	StateApproval    State = "awaiting-approval"
 	StatePaused      State = "paused"
 	StatePromoting   State = "promoting" // of a rollout: an environment's PromoteEnvironment runs
+	StatePreflight   State = "preflight"
 	StateBaseline    State = "baseline"
 	StateStaging     State = "staging"
 	StateReleasing   State = "releasing"

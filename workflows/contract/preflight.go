@@ -17,6 +17,8 @@ type PreflightInput struct {
 	AtOnce int `json:"atOnce,omitempty"`
 	// PacketTimeout is how long silence is waited for; 0 means one second.
 	PacketTimeout time.Duration `json:"packetTimeout,omitempty"`
+	// Brief leaves out of the result what passed.
+	Brief bool `json:"brief,omitempty"`
 }
 
 // PreflightResult is the result of a Preflight, by cluster name.

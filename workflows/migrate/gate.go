@@ -51,7 +51,7 @@ func (m *cluster) gate(ctx workflow.Context) error {
 // stop waits until a person resumes the migration, or ends it. No node runs. It
 // covers a pause: one resume ends both.
 func (m *cluster) stop(ctx workflow.Context, why string) error {
-	m.state.Reason, m.state.Paused = why, nil
+	m.state.Reason, m.state.Paused, m.resumed = why, nil, false
 	m.note(ctx, "", "stopped: "+why)
 	m.enter(ctx, contract.StateStopped)
 	return m.stopped(ctx)
@@ -64,11 +64,11 @@ func (m *cluster) stopped(ctx workflow.Context) error {
 	if m.cleaning() {
 		work, _ = workflow.NewDisconnectedContext(ctx)
 	}
-	m.resumed = false
 	err := m.wait(ctx, work, func() bool { return m.resumed })
 	if err != nil {
 		return m.asBack(err)
 	}
+	m.resumed = false
 	m.state.Reason, m.state.Failures, m.stale = "", 0, true
 	for i := range m.state.Nodes {
 		if n := &m.state.Nodes[i]; n.State != contract.NodeCalico {

@@ -38,6 +38,8 @@ type run struct {
 	// runs counts the continue-as-new.
 	runs  int
 	timed []*timed
+	// anew, where it is set, happens as soon as a new run begins.
+	anew func()
 }
 
 // timed is something that happens at a time of the workflow's clock, also when
@@ -82,6 +84,10 @@ func (r *run) renew() {
 	r.env.SetStartWorkflowOptions(startOptions())
 	workflows.Register(r.env)
 	r.w.Register(r.env)
+	r.c.NewRun()
+	if old != nil && r.anew != nil {
+		r.env.RegisterDelayedCallback(r.anew, 0)
+	}
 	for _, what := range r.timed {
 		if !what.done {
 			r.schedule(what)

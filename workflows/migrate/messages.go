@@ -85,7 +85,7 @@ func (m *cluster) mayApprove(d contract.Decision) error {
 		return err
 	}
 	gate := m.state.Gate
-	if gate == nil || m.state.Approved {
+	if gate == nil {
 		return errs.Conflict("the migration of %s waits for no approval: it is %s", m.in.Cluster, m.status().State)
 	}
 	if len(d.Evidence) < contract.MinEvidence {
@@ -104,19 +104,20 @@ func (m *cluster) approve(ctx workflow.Context, d contract.Decision) (contract.M
 	if err := m.mayApprove(d); err != nil {
 		return contract.MigrateGate{}, err
 	}
-	gate := m.state.Gate
+	gate := *m.state.Gate
 	d.At, d.Evidence = workflow.Now(ctx).UTC(), gate.Evidence
 	gate.Votes = append(gate.Votes, d)
-	m.state.Approved = true
+	// It may not be waited for yet, in a run that has just continued as new.
+	m.state.Gate, m.state.Approved = nil, true
 	m.note(ctx, gate.Node, "approved by "+story.By(d.By, d.Why)+", evidence "+call.Short(d.Evidence))
-	return *gate, nil
+	return gate, nil
 }
 
 func (m *cluster) mayReject(d contract.Decision) error {
 	if err := m.open(d.By); err != nil {
 		return err
 	}
-	if m.state.Gate == nil || m.state.Approved {
+	if m.state.Gate == nil {
 		return errs.Conflict("the migration of %s waits for no approval: it is %s; abort ends it", m.in.Cluster, m.status().State)
 	}
 	return nil

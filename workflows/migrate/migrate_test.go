@@ -339,7 +339,7 @@ func TestUndoIsTriedUntilItIsDone(t *testing.T) {
 }
 
 func TestPauseAndResume(t *testing.T) {
-	for _, call := range []string{"Do begin", "Do swap w1", "Do swap cp", "Do turn"} {
+	for _, call := range []string{"PlanMigration", "Measure baseline", "Do begin", "Do split", "Do swap w1", "Do swap cp", "Do turn", "Do unlink", "Do adopt"} {
 		t.Run(call, func(t *testing.T) {
 			r := two(t)
 			r.on(call, r.update(contract.UpdatePause, "pause", contract.Order{By: "bob", Why: "lunch"}))

@@ -234,6 +234,58 @@ func TestContinuesAsNewWhileItWaits(t *testing.T) {
 	}
 }
 
+// What is decided in the first moment of a new run counts.
+func TestDecidedAsItContinuesAsNew(t *testing.T) {
+	order := contract.Order{By: "bob"}
+	for name, tc := range map[string]struct {
+		opts   migration.Options
+		fails  string
+		update string
+		back   string
+	}{
+		"approved":              {opts: migration.Options{Canary: true}, update: contract.UpdateApprove},
+		"aborted at the gate":   {opts: migration.Options{Canary: true}, update: contract.UpdateAbort, back: "aborted by bob"},
+		"resumed":               {fails: "Do swap w1", update: contract.UpdateResume},
+		"resumed while it ends": {fails: "Do clean", update: contract.UpdateResume},
+		"aborted":               {fails: "Do swap w1", update: contract.UpdateAbort, back: "aborted by bob"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := two(t)
+			if tc.fails != "" {
+				r.on(tc.fails, fail(errs.Failed("it broke")))
+			}
+			var gate *contract.MigrateGate
+			r.at(time.Hour, func(s contract.MigrateStatus) {
+				gate = s.Gate
+				r.env.SetContinueAsNewSuggested(true)
+				r.env.SignalWorkflow(contract.SignalStep, contract.NodeStep{})
+			})
+			r.anew = func() {
+				if tc.update == contract.UpdateApprove {
+					r.send(tc.update, "update", contract.Decision{By: "bob", Evidence: gate.Evidence})
+					return
+				}
+				r.send(tc.update, "update", order)
+			}
+			r.on("Do turn", r.seen(func(s contract.MigrateStatus) {
+				if s.Gate != nil {
+					t.Errorf("the gate is still there: %+v", s.Gate)
+				}
+			}))
+			out := r.do(tc.opts)
+			r.wantUpdate("update", "")
+			if r.runs != 1 {
+				t.Errorf("%d times as new", r.runs)
+			}
+			if tc.back != "" {
+				r.wantOriginal(out, tc.back)
+				return
+			}
+			r.wantMigrated(out)
+		})
+	}
+}
+
 // With several nodes at a time there is always one that runs: those are waited for.
 func TestContinuesAsNewBetweenParallelNodes(t *testing.T) {
 	nodes := []string{"cp*", "w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8"}
@@ -267,7 +319,11 @@ func TestWhatIsCarried(t *testing.T) {
 	r := two(t)
 	r.on("Do check w1", r.long())
 	in := r.input(migration.Options{Mode: migration.Drain})
-	in.Plan = r.c.Plan(in.Target, in.Options).Hash
+	planned := r.c.Plan(in.Target, in.Options)
+	if len(planned.Disturbed) == 0 {
+		t.Fatal("a drain disturbs nothing")
+	}
+	in.Plan = planned.Hash
 	r.env.ExecuteWorkflow(contract.MigrateWorkflow, in)
 	next, again := carried(t, r.env.GetWorkflowError())
 	switch {

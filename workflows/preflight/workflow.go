@@ -59,6 +59,9 @@ func Run(ctx workflow.Context, in contract.PreflightInput) (contract.PreflightRe
 		return out, ctx.Err()
 	}
 	out.Status = worst(out.Clusters)
+	if in.Brief {
+		trim(out)
+	}
 	return bound(out), nil
 }
 
@@ -131,12 +134,16 @@ func bound(out contract.PreflightResult) contract.PreflightResult {
 	if b, err := json.Marshal(out); err == nil && len(b) <= maxResult {
 		return out
 	}
+	trim(out)
+	return out
+}
+
+func trim(out contract.PreflightResult) {
 	for _, name := range workflow.DeterministicKeys(out.Clusters) {
 		if r := out.Clusters[name].Report; r != nil {
 			r.Trim()
 		}
 	}
-	return out
 }
 
 // details show in the Temporal UI how far it is.

@@ -25,6 +25,9 @@ func (p *promotion) forward(ctx workflow.Context) error {
 		return err
 	}
 	if p.state.Step == 0 {
+		if err := p.preflight(ctx); err != nil {
+			return err
+		}
 		p.label(ctx, contract.StatePromoting)
 	}
 	for ; p.state.Step < len(p.steps); p.state.Step++ {

@@ -2,14 +2,17 @@ package replay
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,7 +35,7 @@ var recorded = []string{
 	contract.RolloutWorkflow, contract.PromoteWorkflow, contract.VerifyWorkflow, contract.PlanWorkflow,
 	contract.ProbeWorkflow, contract.InventoryWorkflow, contract.AgentWorkflow, contract.HoldWorkflow,
 	contract.PreflightWorkflow,
-	contract.PlanMigrationWorkflow,
+	contract.PlanMigrationWorkflow, contract.MigrateWorkflow, contract.MigrateNodeWorkflow,
 }
 
 // limit bounds one scenario.
@@ -40,13 +43,23 @@ const limit = 2 * time.Minute
 
 // scenario is one story whose histories are kept.
 type scenario struct {
+	// id is the workflow's; that of the rollout where it is empty.
+	id       string
 	workflow string
-	input    func(w *world.World) any
-	arrange  func(s *stage)
+	// nodes are those of the cluster that is migrated; a star is of the control plane.
+	nodes   []string
+	input   func(w *world.World) any
+	arrange func(s *stage)
 	// during runs beside the workflow.
 	during func(s *stage)
 	// fails: the workflow is to end in an error.
 	fails bool
+	// only names the types of workflow that are kept; all where it is empty.
+	only []string
+}
+
+func (sc scenario) keeps(kind string) bool {
+	return len(sc.only) == 0 || slices.Contains(sc.only, kind)
 }
 
 // stage is where a scenario is played.
@@ -56,9 +69,27 @@ type stage struct {
 	c   client.Client
 	w   *world.World
 	run client.WorkflowRun
+	// first is the run with which it began.
+	first string
+
+	mu    sync.Mutex
+	hooks []*hook
 }
 
+// hook is something that happens once, in an activity.
+type hook struct {
+	call string
+	f    func(ctx context.Context) error
+}
+
+// scenarios are all stories, by name.
 func scenarios() map[string]scenario {
+	all := rollouts()
+	maps.Copy(all, migrations())
+	return all
+}
+
+func rollouts() map[string]scenario {
 	rollout := func(change func(*contract.RolloutInput)) func(*world.World) any {
 		return func(w *world.World) any {
 			in := contract.RolloutInput{Pipeline: w.Pipeline, StartedBy: "ann"}
@@ -147,6 +178,9 @@ func TestRecord(t *testing.T) {
 			forget(t, stamp+"."+name)
 			for i, h := range histories {
 				kind := h.Events[0].GetWorkflowExecutionStartedEventAttributes().GetWorkflowType().GetName()
+				if !sc.keeps(kind) {
+					continue
+				}
 				write(t, fmt.Sprintf("testdata/%s.%s.%02d.%s.json.gz", stamp, name, i, kind), h)
 			}
 		})
@@ -197,20 +231,20 @@ func dial(t *testing.T) client.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	attributes := map[string]enumspb.IndexedValueType{}
-	for _, key := range []interface{ GetName() string }{
-		contract.AttrPipeline, contract.AttrEnvironment, contract.AttrRevision, contract.AttrState,
-	} {
-		attributes[key.GetName()] = enumspb.INDEXED_VALUE_TYPE_KEYWORD
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
-		Namespace: client.DefaultNamespace, SearchAttributes: attributes,
-	})
-	var exists *serviceerror.AlreadyExists
-	if err != nil && !errors.As(err, &exists) {
-		t.Fatal(err)
+	// One by one: of several, none is added where one is there.
+	for _, key := range []interface{ GetName() string }{
+		contract.AttrPipeline, contract.AttrEnvironment, contract.AttrRevision, contract.AttrState, contract.AttrCluster,
+	} {
+		_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
+			Namespace:        client.DefaultNamespace,
+			SearchAttributes: map[string]enumspb.IndexedValueType{key.GetName(): enumspb.INDEXED_VALUE_TYPE_KEYWORD},
+		})
+		var exists *serviceerror.AlreadyExists
+		if err != nil && !errors.As(err, &exists) {
+			t.Fatal(err)
+		}
 	}
 	return c
 }
@@ -222,7 +256,8 @@ func play(t *testing.T, c client.Client, w *world.World, sc scenario) []*history
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	queue := fmt.Sprintf("record-%d", time.Now().UnixNano())
-	wk := worker.New(c, queue, worker.Options{})
+	// A cancellation comes with the answer to a heartbeat.
+	wk := worker.New(c, queue, worker.Options{MaxHeartbeatThrottleInterval: 500 * time.Millisecond})
 	workflows.Register(wk)
 	w.Register(wk)
 	if err := wk.Start(); err != nil {
@@ -230,23 +265,27 @@ func play(t *testing.T, c client.Client, w *world.World, sc scenario) []*history
 	}
 	defer wk.Stop()
 	s := &stage{ctx: ctx, t: t, c: c, w: w}
+	if len(sc.nodes) > 0 {
+		w.MakeCanal(migrated, sc.nodes...)
+	}
 	if sc.arrange != nil {
 		sc.arrange(s)
 	}
 	var err error
 	s.run, err = c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: contract.RolloutID("policies"), TaskQueue: queue, WorkflowExecutionTimeout: limit,
+		ID: cmp.Or(sc.id, contract.RolloutID("policies")), TaskQueue: queue, WorkflowExecutionTimeout: limit,
 	}, sc.workflow, sc.input(w))
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.first = s.run.GetRunID()
 	if sc.during != nil {
 		sc.during(s)
 	}
 	if err := s.run.Get(ctx, nil); (err != nil) != sc.fails {
 		t.Fatalf("ended with %v", err)
 	}
-	return s.histories(s.run.GetID(), s.run.GetRunID())
+	return s.histories(s.run.GetID(), s.first)
 }
 
 func (s *stage) histories(id, run string) []*historypb.History {
@@ -322,10 +361,7 @@ func (s *stage) await(call string) {
 
 // hang makes an activity take its time, heartbeating, unless it is cancelled.
 func (s *stage) hang(name, subject string, d time.Duration) {
-	s.w.Hook = func(ctx context.Context, n, subj string) error {
-		if n != name || !strings.HasPrefix(subj, subject) {
-			return nil
-		}
+	s.on(name+" "+subject, func(ctx context.Context) error {
 		end := time.After(d)
 		for {
 			activity.RecordHeartbeat(ctx, "waiting")
@@ -337,7 +373,28 @@ func (s *stage) hang(name, subject string, d time.Duration) {
 			case <-time.After(200 * time.Millisecond):
 			}
 		}
+	})
+}
+
+// on runs f in the first activity whose name and subject begin with call.
+func (s *stage) on(call string, f func(ctx context.Context) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hooks = append(s.hooks, &hook{call, f})
+	s.w.Hook = s.hook
+}
+
+func (s *stage) hook(ctx context.Context, name, subject string) error {
+	s.mu.Lock()
+	i := slices.IndexFunc(s.hooks, func(h *hook) bool { return strings.HasPrefix(name+" "+subject, h.call) })
+	if i < 0 {
+		s.mu.Unlock()
+		return nil
 	}
+	found := s.hooks[i]
+	s.hooks = slices.Delete(s.hooks, i, i+1)
+	s.mu.Unlock()
+	return found.f(ctx)
 }
 
 // forget removes what was recorded of a scenario earlier on the same day.

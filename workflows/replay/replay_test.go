@@ -50,6 +50,11 @@ func TestReplay(t *testing.T) {
 			t.Errorf("no history of workflow %s is recorded", name)
 		}
 	}
+	for name := range scenarios() {
+		if kept, err := filepath.Glob("testdata/*." + name + ".00.*.json.gz"); err != nil || len(kept) == 0 {
+			t.Errorf("no history of scenario %s is recorded: make record SCENARIO=%s", name, name)
+		}
+	}
 }
 
 func read(t *testing.T, file string) *historypb.History {

@@ -31,7 +31,7 @@ type migrationFlags struct {
 }
 
 func (f *migrationFlags) add(c *cobra.Command) {
-	addTarget(c, &f.target, &f.encapsulation)
+	addTarget(c, &f.target, &f.encapsulation, preflight.VXLAN)
 	fs := c.Flags()
 	fs.StringVar(&f.calico, "calico", "", "file with Calico's manifest (calico-vxlan.yaml) that is to be installed")
 	fs.StringVar(&f.mode, "mode", "", "in-place or drain; in place wherever that is possible by default")

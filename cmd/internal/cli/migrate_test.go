@@ -34,7 +34,7 @@ func somePlan() contract.PlanMigrationResult {
 			Target: preflight.Target{Version: "v3.28.5", Encapsulation: preflight.VXLAN, VNI: 4096, Port: 4789, PodCIDR: "10.42.0.0/16", BlockSize: 26, MTU: 1450},
 			Nodes: []migration.Node{
 				{Name: "prod-2", Mode: migration.InPlace, Pods: 7, Estimate: 45 * time.Second},
-				{Name: "prod-1", ControlPlane: true, Mode: migration.Drain, Why: "its pods hang on flannel, and not on Calico's own interfaces", Pods: 9, Moved: 3, Estimate: 75 * time.Second},
+				{Name: "prod-1", ControlPlane: true, Mode: migration.Drain, Why: "its CNI configuration could not be read", Pods: 9, Moved: 3, Estimate: 75 * time.Second},
 			},
 			Disturbed:   []migration.Disturbance{{Node: "prod-1", Workload: "shop/statefulset/db", How: "it is the only replica: down until it runs elsewhere"}},
 			Vendor:      migration.Vendor{Position: "SUSE does not support changing the CNI of a running cluster, and says to rebuild it", Source: "RKE2 documentation, Basic Network Options"},

@@ -46,7 +46,7 @@ knows; then hold it against the documented checks. What cannot be found out is u
 			return a.preflight(ctx, in, brief)
 		}),
 	}
-	addTarget(c, &in.Target, &encapsulation)
+	addTarget(c, &in.Target, &encapsulation, "")
 	c.Flags().BoolVar(&in.All, "all", false, "every cluster of the inventory")
 	c.Flags().IntVar(&in.AtOnce, "at-once", 0, "agents of a cluster that are asked at the same time (default 100)")
 	c.Flags().DurationVar(&in.PacketTimeout, "packet-timeout", 0, "how long silence is waited for (default 1s)")
@@ -55,9 +55,9 @@ knows; then hold it against the documented checks. What cannot be found out is u
 }
 
 // addTarget adds the flags that say which Calico is wanted.
-func addTarget(c *cobra.Command, t *preflight.Target, encapsulation *string) {
+func addTarget(c *cobra.Command, t *preflight.Target, encapsulation *string, otherwise preflight.Encapsulation) {
 	c.Flags().StringVar(&t.Version, "calico-version", "", "the Calico that is wanted, such as v3.28.5; that of the Canal that runs by default")
-	c.Flags().StringVar(encapsulation, "encapsulation", "vxlan", "between nodes: vxlan, ipip or bgp")
+	c.Flags().StringVar(encapsulation, "encapsulation", string(otherwise), "between nodes: vxlan, ipip or bgp; that of Calico's pools by default, or else vxlan")
 	c.Flags().IntVar(&t.VNI, "vni", 0, "VXLAN network that Calico takes (default 4096)")
 	c.Flags().IntVar(&t.Port, "port", 0, "UDP port of Calico's VXLAN (default 4789)")
 	c.Flags().StringVar(&t.PodCIDR, "pod-cidr", "", "the pods' network; flannel's by default")
@@ -71,7 +71,7 @@ func addTarget(c *cobra.Command, t *preflight.Target, encapsulation *string) {
 // checkTarget looks at what a person may have mistyped.
 func checkTarget(t preflight.Target) error {
 	switch {
-	case t.Encapsulation != preflight.VXLAN && t.Encapsulation != preflight.IPIP && t.Encapsulation != preflight.BGP:
+	case t.Encapsulation != "" && t.Encapsulation != preflight.VXLAN && t.Encapsulation != preflight.IPIP && t.Encapsulation != preflight.BGP:
 		return usagef("--encapsulation is %q; it is vxlan, ipip or bgp", t.Encapsulation)
 	case t.VNI < 0 || t.VNI >= 1<<24:
 		return usagef("--vni %d is not between 1 and 16777215", t.VNI)

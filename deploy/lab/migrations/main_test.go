@@ -150,7 +150,7 @@ func policies(t *testing.T) string {
 		if from < 0 || to < from {
 			t.Fatalf("the lab's pipeline has another shape: %s", text)
 		}
-		return text[:from] + "  - name: dev\n    clusters: {matchLabels: {env: dev}}\n    gate: {soak: 20s}\n" + text[to:]
+		return text[:from] + "  - name: dev\n    clusters: {matchLabels: {env: dev}}\n    gate: {soak: 10s}\n" + text[to:]
 	})
 	must(t, err)
 	return file
@@ -164,6 +164,18 @@ func beginPolicies(t *testing.T) {
 	revision, err := p.Lab(t.Context(), "policy", "commit", "good")
 	must(t, err)
 	call(t, 0, "rollout", "start", "-f", policies(t), "--revision", revision, "--after-rollback", "--by", by)
+}
+
+// pausePolicies holds the rollout where the policies are on the cluster, and not
+// verified yet.
+func pausePolicies(t *testing.T) {
+	t.Helper()
+	s, err := p.Until(t.Context(), drive.Pipeline, policyLimit, "soaking", func(s drive.Status) bool { return s.Now("dev") == "soaking" || !s.Running })
+	must(t, err)
+	if !s.Running {
+		t.Fatalf("the rollout was to soak: %s", s)
+	}
+	call(t, 0, "rollout", "pause", drive.Pipeline, "--by", by)
 }
 
 func awaitPolicies(t *testing.T) {

@@ -54,24 +54,17 @@ func TestRefused(t *testing.T) {
 	start := func(more ...string) []string {
 		return append([]string{"migrate", "start", cluster, "--by", by}, more...)
 	}
-	// The rollout goes on while other things are refused.
 	if !policed {
 		beginPolicies(t)
 	}
-	plan := planned(t)
-	hash := plan.Plan.Hash
-	if !policed {
-		t.Run("a rollout touches the cluster", func(t *testing.T) {
-			refusal{args: start("--plan", hash, "--calico", calico), code: 5, says: []string{"rollout/" + drive.Pipeline, cluster}}.try(t)
-		})
-	}
+	some := strings.Repeat("ab", 32)
 	for _, c := range []refusal{
 		{"no plan is named", start("--calico", calico), 2, []string{"--plan"}},
 		{"what is named is no hash", start("--plan", "latest", "--calico", calico), 2, []string{"--plan", "latest"}},
-		{"no manifest", start("--plan", hash), 2, []string{"--calico"}},
-		{"no such manifest", start("--plan", hash, "--calico", "nowhere.yaml"), 4, []string{"nowhere.yaml"}},
-		{"Canal's manifest", start("--plan", hash, "--calico", manifest("canal.yaml")), 3, []string{"canal.yaml:", "calico-vxlan.yaml"}},
-		{"a manifest for BGP", start("--plan", hash, "--calico", manifest("calico.yaml")), 3, []string{"calico.yaml:", "bird", "calico-vxlan.yaml"}},
+		{"no manifest", start("--plan", some), 2, []string{"--calico"}},
+		{"no such manifest", start("--plan", some, "--calico", "nowhere.yaml"), 4, []string{"nowhere.yaml"}},
+		{"Canal's manifest", start("--plan", some, "--calico", manifest("canal.yaml")), 3, []string{"canal.yaml:", "calico-vxlan.yaml"}},
+		{"a manifest for BGP", start("--plan", some, "--calico", manifest("calico.yaml")), 3, []string{"calico.yaml:", "bird", "calico-vxlan.yaml"}},
 		{"the operator's manifest", []string{"migrate", "plan", cluster, "--calico", manifest("tigera-operator.yaml")}, 3, []string{"tigera-operator.yaml:"}},
 		{"no such mode", []string{"migrate", "plan", cluster, "--mode", "fast"}, 2, []string{"--mode", "fast"}},
 		{"no such cluster", []string{"migrate", "plan", "nowhere"}, 4, []string{"nowhere"}},
@@ -80,11 +73,20 @@ func TestRefused(t *testing.T) {
 		t.Run(c.name, c.try)
 	}
 	if !policed {
+		pausePolicies(t)
+	}
+	plan := planned(t)
+	hash := plan.Plan.Hash
+	if !policed {
+		t.Run("a rollout touches the cluster", refusal{
+			args: start("--plan", hash, "--calico", calico), code: 5, says: []string{"rollout/" + drive.Pipeline, cluster},
+		}.try)
+		call(t, 0, "rollout", "resume", drive.Pipeline, "--by", by)
 		awaitPolicies(t)
 	}
 	before := take(t)
 	for _, c := range []refusal{
-		{"another plan", start("--plan", strings.Repeat("ab", 32), "--calico", calico), 5, []string{"abababababab", "migrate plan"}},
+		{"another plan", start("--plan", some, "--calico", calico), 5, []string{"abababababab", "migrate plan"}},
 		{"planned with other flags", start("--plan", hash, "--calico", calico, "--vni", "4097"), 5, []string{hash[:12], "migrate plan"}},
 		{"no such node to begin with", []string{"migrate", "plan", cluster, "--calico", calico, "--first", "nowhere"}, 10, []string{"nowhere"}},
 		{"flannel's own port", []string{"migrate", "plan", cluster, "--calico", calico, "--port", "8472"}, 10, []string{"8472"}},

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -402,6 +403,36 @@ func FuzzRead(f *testing.F) {
 		}
 		if _, err := m.Beside("a", "b"); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// What is unpacked is bounded, whatever it is packed from, and packs again.
+func FuzzUnpack(f *testing.F) {
+	packed, err := Pack([]byte(fixture(f)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(packed)
+	f.Add(packed[:len(packed)/2])
+	f.Add([]byte{0x1f, 0x8b})
+	f.Fuzz(func(t *testing.T, packed []byte) {
+		text, err := Unpack(packed)
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("not one line: %q", err)
+			}
+			return
+		}
+		if len(text) > maxText {
+			t.Fatalf("%d bytes", len(text))
+		}
+		again, err := Pack(text)
+		if err != nil {
+			return // what packs badly may be too large
+		}
+		if back, err := Unpack(again); err != nil || !bytes.Equal(back, text) {
+			t.Errorf("%d bytes come back as %d (%v)", len(text), len(back), err)
 		}
 	})
 }

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
+
+	"go.temporal.io/sdk/activity"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/migrate"
@@ -42,12 +45,16 @@ type Canal struct {
 	steps   map[migration.Step]made
 	claimed string
 	// target is what the last plan was asked for.
-	target     preflight.Target
+	target preflight.Target
+	// all nodes are to be drained.
+	all        bool
 	name       string
 	violations []string
 	// busy are the steps that are being made. A real server waits for an activity
 	// that is cancelled; a test environment does not, so that the undo does.
 	busy map[string]chan struct{}
+	// undo has the last undoing of a node's steps, or of the cluster's.
+	undo map[string]activity.Info
 }
 
 type canalNode struct {
@@ -60,13 +67,15 @@ type canalNode struct {
 	steps    map[migration.Step]made
 	// born is true for a node that had Calico from its start.
 	born bool
+	// late is true for a node that joined after the plan was made.
+	late bool
 	lost bool
 }
 
 // MakeCanal adds a cluster with Canal to the world. A name that ends in a star
 // is of the control plane.
 func (w *World) MakeCanal(cluster string, nodes ...string) *Canal {
-	c := &Canal{Cluster: cluster, steps: map[migration.Step]made{}, busy: map[string]chan struct{}{}}
+	c := &Canal{Cluster: cluster, steps: map[migration.Step]made{}, busy: map[string]chan struct{}{}, undo: map[string]activity.Info{}}
 	for _, n := range nodes {
 		c.Add(n)
 	}
@@ -83,6 +92,7 @@ func (c *Canal) Add(name string) {
 		n.name, n.control = name[:last], true
 	}
 	n.born = c.steps[migration.Turn] == done
+	n.late = c.claimed != ""
 	c.nodes = append(c.nodes, n)
 }
 
@@ -270,6 +280,9 @@ func (a *Migrate) Requirements(ctx context.Context, in migrate.RequirementsInput
 func (a *Migrate) Do(ctx context.Context, in migrate.StepInput) (*migrate.StepResult, error) {
 	c := a.w.Canal
 	defer c.take(in)()
+	if c.outdated(ctx, in) {
+		return nil, context.Canceled
+	}
 	if err := c.begin(in); err != nil {
 		return nil, err
 	}
@@ -288,6 +301,9 @@ func (a *Migrate) Undo(ctx context.Context, in migrate.StepInput) (*migrate.Step
 	c := a.w.Canal
 	defer c.take(in)()
 	c.unbegin(in)
+	c.mu.Lock()
+	c.undo[in.Node] = activity.GetInfo(ctx)
+	c.mu.Unlock()
 	if c.Early {
 		c.end(in, undone)
 	}
@@ -296,6 +312,29 @@ func (a *Migrate) Undo(ctx context.Context, in migrate.StepInput) (*migrate.Step
 	}
 	c.end(in, undone)
 	return &migrate.StepResult{Changes: []string{"undid " + string(in.Step)}, Took: 2 * time.Second, Waited: time.Second}, nil
+}
+
+// NewRun says that another test environment begins, which numbers from 1 again.
+func (c *Canal) NewRun() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.undo)
+}
+
+// outdated is true for a step that comes after an undoing which its workflow asked for
+// later: the step was cancelled before it began. A real server does not begin it then; a
+// test environment may.
+func (c *Canal) outdated(ctx context.Context, in migrate.StepInput) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last, found := c.undo[in.Node]
+	now := activity.GetInfo(ctx)
+	if !found || last.WorkflowExecution != now.WorkflowExecution {
+		return false
+	}
+	before, err := strconv.Atoi(now.ActivityID)
+	after, err2 := strconv.Atoi(last.ActivityID)
+	return err == nil && err2 == nil && before < after
 }
 
 // take waits until nobody makes the step, and returns how to let go of it.
@@ -406,14 +445,10 @@ func (c *Canal) beginNode(what string, n *canalNode, step migration.Step) {
 		}
 	}
 	c.alone(what, n)
-	mode := migration.InPlace
-	if n.drain {
-		mode = migration.Drain
-	}
-	all := migration.NodeSteps(mode)
+	all := c.stepsOf(n, step)
 	at := slices.Index(all, step)
 	if at < 0 {
-		c.wrong("%s is no step of a node that is to go %s", what, mode)
+		c.wrong("%s is no step of a node that goes by %v", what, all)
 		return
 	}
 	for _, s := range all[:at] {
@@ -421,6 +456,22 @@ func (c *Canal) beginNode(what string, n *canalNode, step migration.Step) {
 			c.wrong("%s before %s", what, s)
 		}
 	}
+}
+
+// stepsOf are those of a node that makes, or takes back, one of them. What is done with a
+// node that joined late is not the plan's to say.
+func (c *Canal) stepsOf(n *canalNode, step migration.Step) []migration.Step {
+	if n.drain || c.all || n.late && (step == migration.Evict || n.steps[migration.Evict] != untouched) {
+		return migration.NodeSteps(migration.Drain)
+	}
+	return migration.NodeSteps(migration.InPlace)
+}
+
+// never is true when a step was not begun, and could not have been: one that was to
+// begin when it was cancelled may be taken back.
+func never(made map[migration.Step]made, all []migration.Step, step migration.Step) bool {
+	at := slices.Index(all, step)
+	return made[step] == untouched && (at < 1 || made[all[at-1]] == untouched)
 }
 
 // alone checks that a node of the control plane moves while no other does.
@@ -455,7 +506,7 @@ func (c *Canal) unbegin(in migrate.StepInput) {
 			}
 		}
 	}
-	if n.steps[in.Step] == untouched && !n.born && !n.lost {
+	if !n.born && !n.lost && never(n.steps, c.stepsOf(n, in.Step), in.Step) {
 		c.wrong("%s, which was never begun", what)
 	}
 	c.alone(what, n)
@@ -469,7 +520,7 @@ func (c *Canal) unbegin(in migrate.StepInput) {
 }
 
 func (c *Canal) unbeginCluster(what string, step migration.Step) {
-	if c.steps[step] == untouched {
+	if never(c.steps, slices.Concat(migration.Preparation(), migration.Completion()), step) {
 		c.wrong("%s, which was never begun", what)
 	}
 	if step == migration.Clean {
@@ -534,9 +585,11 @@ func (c *Canal) facts() (*preflight.ClusterFacts, []preflight.NodeFacts) {
 	defer c.mu.Unlock()
 	f := &preflight.ClusterFacts{Name: c.Cluster, DaemonSets: preflight.Known([]preflight.CNISet{{Namespace: "kube-system", Name: "canal", Flavour: preflight.FlavourCanal}})}
 	var nodes []preflight.Node
+	var pods []preflight.Pod
 	var measured []preflight.NodeFacts
 	for i, n := range c.nodes {
 		nodes = append(nodes, preflight.Node{Name: n.name, ControlPlane: n.control, PodCIDRs: []string{fmt.Sprintf("10.42.%d.0/24", i)}})
+		pods = append(pods, preflight.Pod{Namespace: "shop", Name: "on-" + n.name, Node: n.name})
 		found := preflight.Known(preflight.CNIDir{
 			Configs: []preflight.CNIConfig{{File: "10-canal.conflist", Name: "k8s-pod-network", Plugins: []string{"calico"}, IPAM: "host-local"}},
 		})
@@ -546,7 +599,7 @@ func (c *Canal) facts() (*preflight.ClusterFacts, []preflight.NodeFacts) {
 		}
 		measured = append(measured, preflight.NodeFacts{Node: n.name, CNI: found})
 	}
-	f.Nodes = preflight.Known(nodes)
+	f.Nodes, f.Pods = preflight.Known(nodes), preflight.Known(pods)
 	return f, measured
 }
 
@@ -554,7 +607,7 @@ func (c *Canal) facts() (*preflight.ClusterFacts, []preflight.NodeFacts) {
 func (c *Canal) Plan(target preflight.Target, opts migration.Options) migration.Plan {
 	facts, measured := c.facts()
 	c.mu.Lock()
-	c.target = target
+	c.target, c.all = target, opts.Mode == migration.Drain
 	c.mu.Unlock()
 	return migration.Make(facts, measured, &preflight.Report{Target: resolved(target)}, opts)
 }

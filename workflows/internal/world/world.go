@@ -74,6 +74,8 @@ type Env struct {
 	Timeout  time.Duration
 	Soak     time.Duration
 	WaveSoak time.Duration
+	// Preflight asks for one at the gate.
+	Preflight bool
 }
 
 // Make builds a world in which Old is live and verified everywhere.
@@ -104,6 +106,7 @@ func (w *World) add(e Env) {
 	env := rancher.Environment{Name: e.Name, Gate: rancher.Gate{
 		Soak:      metav1.Duration{Duration: e.Soak},
 		Approvals: rancher.Approvals{Required: e.Approval, Timeout: metav1.Duration{Duration: e.Timeout}},
+		Preflight: e.Preflight,
 	}}
 	plan := deliver.EnvironmentPlan{Name: e.Name, Hash: "plan-of-" + e.Name}
 	if len(e.Waves) == 0 {

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -55,13 +56,21 @@ func (s *stage) startController(b *testing.B) {
 	s.apply(b, "job.yaml", controllerJob(b, read("migration-job.yaml")))
 }
 
+const prefer = `      affinity:
+        nodeAffinity:
+          preferredDuringSchedulingIgnoredDuringExecution:
+          - weight: 100
+            preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%s]}]}
+`
+
 // controllerJob is the job for Canal, which is in another namespace than flannel, on
-// the last node: the controller moves its own node last.
+// the last node if possible: the controller moves its own node last, and goes to
+// another one then.
 func controllerJob(b *testing.B, manifest string) string {
 	b.Helper()
 	for _, change := range [][2]string{
 		{"          env:\n", "          env:\n            - {name: FLANNEL_DAEMONSET_NAMESPACE, value: kube-system}\n"},
-		{"      nodeSelector:\n", "      nodeSelector:\n        kubernetes.io/hostname: " + nodes[len(nodes)-1] + "\n"},
+		{"      serviceAccountName:", fmt.Sprintf(prefer, nodes[len(nodes)-1]) + "      serviceAccountName:"},
 	} {
 		if strings.Count(manifest, change[0]) != 1 {
 			b.Fatalf("the job has another shape: %q is in it %d times", change[0], strings.Count(manifest, change[0]))

@@ -26,7 +26,6 @@ func BenchmarkFault(b *testing.B) {
 		r := s.record(b)
 		s.start(b, manifest, "--mode", "in-place")
 		last := s.until(b, stopped)
-		r.watch.Mark("%s", last.State)
 		moved, own := r.moves(last)
 		f, report := r.finish(moved)
 		f.Own, f.Result, f.Noticed = own, last.State, []string{last.Reason}

@@ -29,7 +29,9 @@ const (
 	keepVariable = "PORTCULLIS_LAB_KEEP"
 	// outVariable is the folder for pictures and figures; bin/bench without it.
 	outVariable = "PORTCULLIS_BENCH_OUT"
-	labLimit    = 10 * time.Minute
+	// asIsVariable has a run use the lab that is up, which must be one on Canal.
+	asIsVariable = "PORTCULLIS_BENCH_LAB_AS_IS"
+	labLimit     = 10 * time.Minute
 )
 
 var (
@@ -88,8 +90,10 @@ func fresh(b *testing.B, portcullis bool) *stage {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), labLimit)
 	defer cancel()
-	must(b, place.Show(ctx, "down"))
-	must(b, place.Show(ctx, "up", "--topology", cluster))
+	if os.Getenv(asIsVariable) == "" {
+		must(b, place.Show(ctx, "down"))
+		must(b, place.Show(ctx, "up", "--topology", cluster))
+	}
 	o := place
 	o.Dir = b.TempDir()
 	s := &stage{Portcullis: &drive.Portcullis{Options: o}}

@@ -115,9 +115,12 @@ func (r *recording) moves(s state) (moved map[string]span, own map[string]time.D
 		}
 	}
 	for _, l := range s.Log {
-		if what, _, _ := strings.Cut(l.Message, ":"); l.Environment == "" && len(what) < 40 {
-			r.watch.MarkAt(l.At, "%s", what)
+		if step, is := strings.CutPrefix(l.Message, "begins "); is && l.Environment == "" {
+			r.watch.MarkAt(l.At, "%s", step)
 		}
+	}
+	if last := len(s.Log) - 1; last >= 0 {
+		r.watch.MarkAt(s.Log[last].At, "%s", s.State)
 	}
 	return moved, own
 }

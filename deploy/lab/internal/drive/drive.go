@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -153,11 +154,23 @@ func (p *Portcullis) spawn(name, bin string, args ...string) (*Process, error) {
 		cmd.SysProcAttr.Pdeathsig = 0
 		cmd.Env = append(cmd.Env, state.GuestMarker+"="+p.LabDir)
 	}
-	if err := cmd.Start(); err != nil {
+	proc := &Process{Name: name, Log: log, cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The signal comes when the thread that started the child ends, not when the
+		// program does: this one stays as long as the child.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+			close(proc.done)
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	proc := &Process{Name: name, Log: log, cmd: cmd, done: make(chan struct{})}
-	go func() { _ = cmd.Wait(); close(proc.done) }()
 	return proc, nil
 }
 
