@@ -10,6 +10,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
@@ -48,6 +49,8 @@ type Activities struct {
 	connect func(clusterID string) (*cluster, error)
 	claims  Claims
 	now     func() time.Time
+	// running tells whether a workflow of that ID runs.
+	running func(ctx context.Context, id string) (bool, error)
 }
 
 // cluster is what is needed of one cluster.
@@ -64,7 +67,7 @@ func New(config Config, clusters verify.Clusters, claims Claims) *Activities {
 		config.Namespace = verify.DefaultNamespace
 	}
 	return &Activities{
-		config: config, claims: claims, now: time.Now,
+		config: config, claims: claims, now: time.Now, running: isRunning,
 		connect: func(id string) (*cluster, error) { return dial(clusters, id) },
 	}
 }
@@ -217,7 +220,9 @@ func (r *run) classify(err error) error {
 	switch {
 	case errs.TypeOf(err) != "":
 		return err
-	case apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err), apierrors.IsConflict(err):
+	case apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err), apierrors.IsConflict(err),
+		// Forbidden only until the namespace is gone, and made anew.
+		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return errs.Unavailable("cluster %s: %s", r.in.Cluster.Name, oneLine(err.Error()))
 	}
 	return verify.Classify(r.in.Cluster.Name, err)

@@ -34,7 +34,7 @@ type apiserver struct {
 	objects map[string]*unstructured.Unstructured
 	// fault is asked before every write, and after it with late; an error is the answer.
 	fault func(write string, late bool) error
-	// refuse is asked before every request.
+	// refuse is asked before every request, but for what the server has.
 	refuse func(verb, path string) error
 	// changed lets the cluster's controllers act.
 	changed func()
@@ -175,14 +175,14 @@ type aimed struct {
 }
 
 func (s *apiserver) serve(req *http.Request, body []byte) (any, error) {
+	parts := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
+	if out := discover(parts); out != nil {
+		return out, nil
+	}
 	if s.refuse != nil {
 		if err := s.refuse(req.Method, req.URL.Path); err != nil {
 			return nil, err
 		}
-	}
-	parts := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
-	if out := discover(parts); out != nil {
-		return out, nil
 	}
 	t, err := aim(parts)
 	if err != nil {
@@ -448,16 +448,28 @@ func same(a, b any) bool {
 	return bytes.Equal(x, y)
 }
 
+// namespaceTime is how long a namespace takes to go.
+const namespaceTime = 5 * time.Second
+
+// delete removes an object. A namespace goes in the end, with what is in it.
 func (s *apiserver) delete(u *unstructured.Unstructured) {
-	delete(s.objects, keyOf(u))
 	if u.GetKind() != "Namespace" {
+		delete(s.objects, keyOf(u))
 		return
 	}
-	for key, o := range s.objects {
-		if o.GetNamespace() == u.GetName() {
-			delete(s.objects, key)
+	now := metav1.Now()
+	u.SetDeletionTimestamp(&now)
+	time.AfterFunc(namespaceTime, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.objects, keyOf(u))
+		for key, o := range s.objects {
+			if o.GetNamespace() == u.GetName() {
+				delete(s.objects, key)
+			}
 		}
-	}
+		s.changed()
+	})
 }
 
 // managers are made once: each reads the schema of all kinds.

@@ -2,13 +2,11 @@ package migrate
 
 import (
 	"context"
+	"errors"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/client"
-
-	"errors"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/rancher"
@@ -57,15 +55,11 @@ func (a *Activities) rolloutOn(ctx context.Context, cluster rancher.Cluster) (st
 	if err != nil {
 		return "", errs.FromRancher(err)
 	}
-	if len(pipelines) == 0 || !activity.IsActivity(ctx) {
-		return "", nil
-	}
-	temporal := activity.GetClient(ctx)
 	for _, p := range pipelines {
 		id := "rollout/" + p
-		running, err := isRunning(ctx, temporal, id)
+		running, err := a.running(ctx, id)
 		if err != nil {
-			return "", errs.Unavailable("cannot see whether %s runs: %v", id, err)
+			return "", errs.Unavailable("cluster %s: cannot see whether %s runs: %s", cluster.Name, id, oneLine(err.Error()))
 		}
 		if running {
 			return id, nil
@@ -74,8 +68,9 @@ func (a *Activities) rolloutOn(ctx context.Context, cluster rancher.Cluster) (st
 	return "", nil
 }
 
-func isRunning(ctx context.Context, c client.Client, id string) (bool, error) {
-	d, err := c.DescribeWorkflowExecution(ctx, id, "")
+// isRunning asks Temporal whether a workflow runs. One that is not known does not.
+func isRunning(ctx context.Context, id string) (bool, error) {
+	d, err := activity.GetClient(ctx).DescribeWorkflowExecution(ctx, id, "")
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
 		return false, nil

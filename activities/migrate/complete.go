@@ -56,23 +56,31 @@ func moved(nodes []corev1.Node) []corev1.Node {
 // allLeave takes the traffic between the nodes off flannel's overlay. Nodes without flannel's
 // device have left it.
 func (r *run) allLeave(ctx context.Context, nodes []corev1.Node) error {
-	nodes = moved(nodes)
-	if len(nodes) < 2 {
-		return nil
-	}
-	replies, err := r.askAll(ctx, nodes, toPeers(cni.OpLook, nodes))
+	came := moved(nodes)
+	replies, err := r.askAll(ctx, nodes, toPeers(cni.OpLook, came))
 	if err != nil {
 		return err
 	}
 	for i := range nodes {
-		if deviceOf(replies[nodes[i].Name].State, r.saved.Flannel) == nil {
+		n := &nodes[i]
+		others := slices.ContainsFunc(came, func(o corev1.Node) bool { return o.Name != n.Name })
+		if !others || deviceOf(replies[n.Name].State, r.saved.Flannel) == nil {
 			continue
 		}
-		if err := r.leaveOverlay(ctx, &nodes[i], nodes); err != nil {
+		if err := r.leaveOverlay(ctx, n, came); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// lateLeave takes nodes that joined after Turn off the overlay of those that came from Canal.
+func (r *run) lateLeave(ctx context.Context, late, came []corev1.Node) error {
+	if len(late) == 0 || len(came) == 0 {
+		return nil
+	}
+	_, err := r.askAll(ctx, late, toPeers(cni.OpLeave, came))
+	return err
 }
 
 // choose says on which nodes, by their label canal, Canal and Calico run.
@@ -169,7 +177,11 @@ func (r *run) unlink(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	// The others' overlay is not needed for nodes that were never in it.
+	// On a node that joined a moment ago flanneld may just have begun.
+	late := slices.DeleteFunc(slices.Clone(nodes), func(n corev1.Node) bool { return n.Labels[labelCNI] == cniCalico })
+	if err := r.lateLeave(ctx, late, moved(nodes)); err != nil {
+		return err
+	}
 	if _, err := r.askAll(ctx, nodes, toPeers(cni.OpUnlink, moved(nodes))); err != nil {
 		return err
 	}
@@ -230,6 +242,9 @@ func (r *run) adopt(ctx context.Context) error {
 		return err
 	}
 	objects := m.Objects()
+	if err := fixMTU(objects, r.in.Target.MTU); err != nil {
+		return err
+	}
 	for _, u := range o.Others {
 		if !containsName(objects, u.GetKind(), u.GetNamespace(), u.GetName()) {
 			if err := r.drop(ctx, u); err != nil {

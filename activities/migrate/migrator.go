@@ -9,11 +9,13 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
@@ -40,7 +42,26 @@ var migratorLabels = map[string]string{"app.kubernetes.io/name": migratorName}
 var nodeCommand = []string{"portcullis", "node", "cni"}
 
 // ensureMigrator installs the migrator, and waits for it on every node that is ready itself.
+// It is in the namespace of the node agents, which a person may remove meanwhile: then it
+// waits until that is gone, and makes both again.
 func (r *run) ensureMigrator(ctx context.Context, folder string) error {
+	applied := false
+	return r.await(ctx, "migrator", func(ctx context.Context) (string, error) {
+		if applied {
+			_, err := r.kube.AppsV1().DaemonSets(r.config.Namespace).Get(ctx, migratorName, metav1.GetOptions{})
+			applied = !apierrors.IsNotFound(err)
+		}
+		if !applied {
+			if err := r.applyMigrator(ctx, folder); err != nil {
+				return "", err
+			}
+			applied = true
+		}
+		return r.migratorsBehind(ctx)
+	})
+}
+
+func (r *run) applyMigrator(ctx context.Context, folder string) error {
 	if err := verify.ApplyNamespace(ctx, r.kube, r.config.Namespace); err != nil {
 		return err
 	}
@@ -48,28 +69,38 @@ func (r *run) ensureMigrator(ctx context.Context, folder string) error {
 		WithLabels(map[string]string{"app.kubernetes.io/name": migratorName, managedLabel: fieldManager}).
 		WithSpec(appsac.DaemonSetSpec().
 			WithSelector(metaac.LabelSelector().WithMatchLabels(migratorLabels)).
+			WithUpdateStrategy(appsac.DaemonSetUpdateStrategy().WithType(appsv1.RollingUpdateDaemonSetStrategyType).WithRollingUpdate(
+				// What one is asked can be asked of the next again.
+				appsac.RollingUpdateDaemonSet().WithMaxUnavailable(intstr.FromString("100%")))).
 			WithTemplate(coreac.PodTemplateSpec().WithLabels(migratorLabels).
 				WithAnnotations(map[string]string{"container.apparmor.security.beta.kubernetes.io/" + migratorContainer: "unconfined"}).
 				WithSpec(r.migratorSpec(folder))))
-	if _, err := r.kube.AppsV1().DaemonSets(r.config.Namespace).Apply(ctx, ds, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
-		return err
+	_, err := r.kube.AppsV1().DaemonSets(r.config.Namespace).Apply(ctx, ds, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	return err
+}
+
+// migratorsBehind says which node has no migrator yet that could be asked, or "".
+func (r *run) migratorsBehind(ctx context.Context) (string, error) {
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return "", err
 	}
-	return r.await(ctx, "migrator", func(ctx context.Context) (string, error) {
-		nodes, err := r.nodes(ctx)
-		if err != nil {
-			return "", err
+	pods, err := r.migrators(ctx)
+	if err != nil {
+		return "", err
+	}
+	for i := range nodes {
+		p, ok := pods[nodes[i].Name]
+		switch {
+		case !ready(&nodes[i]):
+		case !ok || !podReady(&p):
+			return "the migrator on " + nodes[i].Name, nil
+		case len(p.Spec.Containers) > 0 && p.Spec.Containers[0].Image != r.config.Image:
+			// One of another release may not understand what it is asked.
+			return fmt.Sprintf("the migrator on %s, which runs %s still", nodes[i].Name, p.Spec.Containers[0].Image), nil
 		}
-		pods, err := r.migrators(ctx)
-		if err != nil {
-			return "", err
-		}
-		for i := range nodes {
-			if p, ok := pods[nodes[i].Name]; ready(&nodes[i]) && (!ok || !podReady(&p)) {
-				return "the migrator on " + nodes[i].Name, nil
-			}
-		}
-		return "", nil
-	})
+	}
+	return "", nil
 }
 
 // migratorSpec has more rights than the node agent: it changes routes and rules

@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -43,6 +42,9 @@ func (r *run) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
+		return err
+	}
 	n, nodes, err := r.here(ctx)
 	if err != nil {
 		return err
@@ -62,7 +64,7 @@ func (r *run) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n.Labels[labelCNI] != cniCalico && (len(pods) != 1 || !podReady(&pods[0])) {
+	if n.Labels[labelCNI] != cniCalico && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return podReady(&p) }) {
 		return errs.Failed("node %s: Canal's pod is not ready", n.Name)
 	}
 	req, err := aboutPeers(cni.OpSave, nodes, n)
@@ -197,6 +199,9 @@ func (r *run) swap(ctx context.Context) error {
 		}
 		return r.there(ctx, o.Canal.Namespace, "app.kubernetes.io/name="+keeperName, n.Name)
 	}); err != nil {
+		return err
+	}
+	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
 		return err
 	}
 	req, err := aboutPeers(cni.OpLook, nodes, n)
@@ -519,16 +524,21 @@ func (r *run) emptyBlock(ctx context.Context, block *unstructured.Unstructured, 
 	return err
 }
 
+// evictEvery is the time between two attempts to evict a pod that its budget does not let go.
+const evictEvery = 5 * time.Second
+
 // drainer evicts pods as kubectl does, by the same code.
 func (r *run) drainer(ctx context.Context) *drain.Helper {
-	var said bytes.Buffer
 	return &drain.Helper{
 		Ctx: ctx, Client: r.kube,
 		// The plan named the pods that nothing makes again, and those with data on the node.
 		Force: true, DeleteEmptyDirData: true, IgnoreAllDaemonSets: true,
 		GracePeriodSeconds: -1,
 		Timeout:            max(time.Until(r.deadline), time.Second),
-		Out:                io.Discard, ErrOut: &said,
+		// Without it, a budget that is in the way is asked again without a pause.
+		EvictErrorRetryDelay: evictEvery,
+		// Many goroutines write to these.
+		Out: io.Discard, ErrOut: io.Discard,
 	}
 }
 

@@ -194,12 +194,16 @@ func onlyWhere(spec *corev1.PodSpec, operator corev1.NodeSelectorOperator, value
 		a.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{}
 	}
 	required := a.RequiredDuringSchedulingIgnoredDuringExecution
-	if len(required.NodeSelectorTerms) == 0 {
+	made := len(required.NodeSelectorTerms) == 0
+	if made {
 		required.NodeSelectorTerms = []corev1.NodeSelectorTerm{{}}
 	}
 	// Terms are alternatives: each must have it.
 	for i := range required.NodeSelectorTerms {
 		t := &required.NodeSelectorTerms[i]
+		if len(t.MatchExpressions)+len(t.MatchFields) == 0 && !made {
+			continue // it matches no node, and is to match none
+		}
 		var kept []corev1.NodeSelectorRequirement
 		for _, e := range t.MatchExpressions {
 			if e.Key != labelCNI {

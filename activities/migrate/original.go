@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -35,8 +36,10 @@ const (
 	// keyOriginal and keyManifest are its entries.
 	keyOriginal = "original"
 	keyManifest = "calico"
-	// maxOriginal bounds the JSON of an original.
+	// maxOriginal bounds the JSON of an original, and maxState both entries as they are kept: a
+	// ConfigMap holds 1 MiB.
 	maxOriginal = 16 << 20
+	maxState    = 1<<20 - 4<<10
 )
 
 // original is what a cluster was before its migration.
@@ -138,15 +141,19 @@ func (r *run) calico(ctx context.Context) (*manifest.Manifest, error) {
 	return m, nil
 }
 
-// store writes the ConfigMap; one that is there stays as it is.
-func (r *run) store(ctx context.Context, o *original) error {
+// store writes the ConfigMap, and returns what it has: one that is there stays as it is.
+func (r *run) store(ctx context.Context, o *original) (*original, error) {
 	data, err := json.Marshal(o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	packed, err := pack(data)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if size := len(packed) + len(r.in.Manifest); size > maxState {
+		return nil, errs.Failed("cluster %s: what is to be kept of it takes %d KiB, and a ConfigMap holds %d: Canal's objects and the nodes' annotations take %d KiB, Calico's manifest %d KiB; give a manifest without what is not needed",
+			r.in.Cluster.Name, size>>10, maxState>>10, len(packed)>>10, len(r.in.Manifest)>>10)
 	}
 	cm := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{
@@ -155,11 +162,12 @@ func (r *run) store(ctx context.Context, o *original) error {
 		},
 		BinaryData: map[string][]byte{keyOriginal: packed, keyManifest: r.in.Manifest},
 	}
-	_, err = r.kube.CoreV1().ConfigMaps(stateNamespace).Create(ctx, cm, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
+	_, err = r.kube.CoreV1().ConfigMaps(stateNamespace).Create(ctx, cm, metav1.CreateOptions{FieldManager: fieldManager})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return nil, err
 	}
-	return err
+	kept, _, err := r.stored(ctx)
+	return kept, err
 }
 
 func pack(data []byte) ([]byte, error) {
@@ -240,7 +248,7 @@ func (r *run) shared(ctx context.Context) ([]*unstructured.Unstructured, error) 
 	}
 	var out []*unstructured.Unstructured
 	for _, u := range m.Objects() {
-		if u.GetKind() == "CustomResourceDefinition" || u.GetKind() == "Namespace" {
+		if u.GetKind() == "CustomResourceDefinition" {
 			continue
 		}
 		have, err := r.live(ctx, u)
@@ -329,7 +337,7 @@ func (r *run) canalsOwn(ctx context.Context, ds *appsv1.DaemonSet) ([]*unstructu
 		out = append(out, clean(u))
 		return nil
 	}
-	for name := range configMaps(&ds.Spec.Template.Spec) {
+	for _, name := range slices.Sorted(maps.Keys(configMaps(&ds.Spec.Template.Spec))) {
 		cm, err := r.kube.CoreV1().ConfigMaps(ds.Namespace).Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			continue
@@ -342,6 +350,10 @@ func (r *run) canalsOwn(ctx context.Context, ds *appsv1.DaemonSet) ([]*unstructu
 		}
 	}
 	account := ds.Spec.Template.Spec.ServiceAccountName
+	if account == "" || account == "default" {
+		// Every pod of the namespace without an account of its own has this one.
+		return out, nil
+	}
 	sa, err := r.kube.CoreV1().ServiceAccounts(ds.Namespace).Get(ctx, account, metav1.GetOptions{})
 	if err != nil {
 		return nil, err
@@ -353,26 +365,22 @@ func (r *run) canalsOwn(ctx context.Context, ds *appsv1.DaemonSet) ([]*unstructu
 	if err != nil {
 		return nil, err
 	}
-	uses := map[string]int{}
-	var roles []string
+	others, err := r.otherUses(ctx, bindings.Items, ds.Namespace, account)
+	if err != nil {
+		return nil, err
+	}
+	roles := map[string]bool{}
 	for i := range bindings.Items {
-		b := &bindings.Items[i]
-		if b.RoleRef.Kind != "ClusterRole" {
-			continue
-		}
-		own := len(b.Subjects) == 1 && isAccount(b.Subjects[0], ds.Namespace, account)
-		if !own {
-			uses[b.RoleRef.Name]++
-			continue
-		}
-		roles = append(roles, b.RoleRef.Name)
-		if err := add(b, "rbac.authorization.k8s.io/v1", "ClusterRoleBinding"); err != nil {
-			return nil, err
+		if b := &bindings.Items[i]; ownBinding(b, ds.Namespace, account) {
+			roles[b.RoleRef.Name] = !others[b.RoleRef.Name]
+			if err := add(b, "rbac.authorization.k8s.io/v1", "ClusterRoleBinding"); err != nil {
+				return nil, err
+			}
 		}
 	}
-	for _, name := range roles {
+	for _, name := range slices.Sorted(maps.Keys(roles)) {
 		role, err := r.kube.RbacV1().ClusterRoles().Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) || uses[name] > 0 {
+		if apierrors.IsNotFound(err) || err == nil && (!roles[name] || builtIn(role)) {
 			continue
 		}
 		if err == nil {
@@ -383,6 +391,36 @@ func (r *run) canalsOwn(ctx context.Context, ds *appsv1.DaemonSet) ([]*unstructu
 		}
 	}
 	return out, nil
+}
+
+// ownBinding tells whether a binding gives a ClusterRole to the account alone.
+func ownBinding(b *rbacv1.ClusterRoleBinding, namespace, account string) bool {
+	return b.RoleRef.Kind == "ClusterRole" && len(b.Subjects) == 1 && isAccount(b.Subjects[0], namespace, account)
+}
+
+// otherUses are the ClusterRoles that somebody else has, in the whole cluster or in a namespace.
+func (r *run) otherUses(ctx context.Context, bindings []rbacv1.ClusterRoleBinding, namespace, account string) (map[string]bool, error) {
+	out := map[string]bool{}
+	for i := range bindings {
+		if b := &bindings[i]; !ownBinding(b, namespace, account) && b.RoleRef.Kind == "ClusterRole" {
+			out[b.RoleRef.Name] = true
+		}
+	}
+	inside, err := r.kube.RbacV1().RoleBindings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for i := range inside.Items {
+		if ref := inside.Items[i].RoleRef; ref.Kind == "ClusterRole" {
+			out[ref.Name] = true
+		}
+	}
+	return out, nil
+}
+
+// builtIn tells whether a role is Kubernetes' own, or made of others for people to be given.
+func builtIn(role *rbacv1.ClusterRole) bool {
+	return strings.HasPrefix(role.Name, "system:") || role.Labels["kubernetes.io/bootstrapping"] != "" || role.AggregationRule != nil
 }
 
 func isAccount(s rbacv1.Subject, namespace, name string) bool {

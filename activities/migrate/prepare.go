@@ -54,8 +54,11 @@ func (r *run) begin(ctx context.Context) error {
 		if err := r.lookAt(ctx, o); err != nil {
 			return err
 		}
-		if err := r.store(ctx, o); err != nil {
+		if o, err = r.store(ctx, o); err != nil {
 			return err
+		}
+		if o == nil {
+			return errs.Unavailable("cluster %s: %s/%s went while it was written", r.in.Cluster.Name, stateNamespace, stateName)
 		}
 		r.changed("kept in ConfigMap %s/%s: Canal's objects, %d pools, Calico's annotations of %d nodes", stateNamespace, stateName, len(o.Pools), len(o.Nodes))
 	}
@@ -74,10 +77,7 @@ func (r *run) begin(ctx context.Context) error {
 
 // fresh refuses a cluster in which another attempt left something.
 func (r *run) fresh(ctx context.Context, o *original) error {
-	if _, err := manifest.Unpack(r.in.Manifest); err != nil {
-		return errs.Invalid("Calico's manifest: %v", err)
-	}
-	for _, kind := range []schema.GroupVersionResource{ipamBlocks, blockAffinities} {
+	for _, kind := range []schema.GroupVersionResource{ipamBlocks, blockAffinities, ipamHandles} {
 		list, err := r.dyn.Resource(kind).List(ctx, metav1.ListOptions{Limit: 1})
 		if err != nil {
 			return err
@@ -89,6 +89,9 @@ func (r *run) fresh(ctx context.Context, o *original) error {
 	}
 	m, err := r.given()
 	if err != nil {
+		return err
+	}
+	if err := checkMTU(m, r.in.Target.MTU); err != nil {
 		return err
 	}
 	for _, u := range m.Objects() {
@@ -190,11 +193,16 @@ func (r *run) unlabel(ctx context.Context) error {
 	})
 }
 
-// forget removes what the nodes keep, and then the migrator. Nodes that are away keep it.
+// forget removes what the nodes keep, and then the migrator. Nodes that are away keep it: a
+// copy harms nobody, and another migration makes its own.
 func (r *run) forget(ctx context.Context) error {
-	nodes, err := r.nodes(ctx)
+	all, err := r.nodes(ctx)
 	if err != nil {
 		return err
+	}
+	nodes := slices.DeleteFunc(slices.Clone(all), func(n corev1.Node) bool { return !ready(&n) })
+	if away := len(all) - len(nodes); away > 0 {
+		r.proved("%d nodes are away, and keep the copy of their CNI configuration in /var/lib/portcullis", away)
 	}
 	if _, err := r.askAll(ctx, nodes, func(*corev1.Node) (cni.Request, error) { return cni.Request{Op: cni.OpForget}, nil }); err != nil {
 		return err
@@ -219,6 +227,7 @@ func (r *run) tunnels(ctx context.Context) error {
 	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
 		return err
 	}
+	// Felix makes the device on nodes that know their tunnel's address: they are told before.
 	if err := r.tellTunnels(ctx); err != nil {
 		return err
 	}
@@ -228,7 +237,13 @@ func (r *run) tunnels(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := r.await(ctx, "Calico's overlay", r.overlayUp); err != nil {
+	if err := r.await(ctx, "Calico's overlay", func(ctx context.Context) (string, error) {
+		// A node may have joined since.
+		if err := r.tellTunnels(ctx); err != nil {
+			return "", err
+		}
+		return r.overlayUp(ctx)
+	}); err != nil {
 		return err
 	}
 	if err := r.await(ctx, "Calico's overlay", r.overlayTried); err != nil {
@@ -309,6 +324,8 @@ func (r *run) overlayUp(ctx context.Context) (string, error) {
 			return fmt.Sprintf("%s on %s", calicoDevice, nodes[i].Name), nil
 		case d.VNI != t.VNI || d.Port != t.Port:
 			return fmt.Sprintf("%s on %s has VNI %d and port %d, and not %d and %d yet", calicoDevice, nodes[i].Name, d.VNI, d.Port, t.VNI, t.Port), nil
+		case d.MTU != t.MTU:
+			return fmt.Sprintf("%s on %s has the MTU %d, and not %d yet", calicoDevice, nodes[i].Name, d.MTU, t.MTU), nil
 		case !has(d.Address, own.Addr()):
 			return fmt.Sprintf("%s on %s does not have the address %s yet", calicoDevice, nodes[i].Name, own.Addr()), nil
 		}
@@ -351,10 +368,26 @@ func (r *run) noTunnels(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := r.patchFelix(ctx, felixBefore(o)); err != nil {
+	if err := r.restoreFelix(ctx, o); err != nil {
 		return err
 	}
 	return r.restoreAnnotations(ctx, o, nodes)
+}
+
+// restoreFelix makes the fields of the FelixConfiguration what they were, and removes one that
+// was not there and has nothing else in it.
+func (r *run) restoreFelix(ctx context.Context, o *original) error {
+	if err := r.patchFelix(ctx, felixBefore(o)); err != nil || o.Felix != nil {
+		return err
+	}
+	have, err := r.get(ctx, felixConfigurations, "default")
+	if err != nil || have == nil {
+		return err
+	}
+	if spec, _, _ := unstructured.NestedMap(have.Object, "spec"); len(spec) > 0 {
+		return nil
+	}
+	return r.remove(ctx, felixConfigurations, "default")
 }
 
 // felixBefore are the fields that Tunnels changes, as they were.
@@ -425,7 +458,11 @@ func (r *run) pool(ctx context.Context) error {
 		cidr, _, _ := unstructured.NestedString(p.Object, "spec", "cidr")
 		if cidr == r.in.Target.PodCIDR {
 			found = true
-			if size, ok, _ := unstructured.NestedInt64(p.Object, "spec", "blockSize"); ok && int(size) != r.blockSize() {
+			size, ok, _ := unstructured.NestedInt64(p.Object, "spec", "blockSize")
+			if !ok {
+				size = preflight.DefaultBlockSize
+			}
+			if int(size) != r.blockSize() {
 				return errs.Conflict("cluster %s: pool %s has blocks of /%d, and the plan has /%d", r.in.Cluster.Name, p.GetName(), size, r.blockSize())
 			}
 			if err := r.mergeSpec(ctx, ipPools, "IPPool", p.GetName(), want); err != nil {

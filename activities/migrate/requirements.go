@@ -53,17 +53,22 @@ func offered(services []corev1.Service, pods []corev1.Pod) []probes.Requirement 
 	slices.SortFunc(services, func(a, b corev1.Service) int {
 		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
 	})
+	type goal struct {
+		namespace, selector string
+		port                int
+		protocol            probes.Protocol
+	}
 	var out []probes.Requirement
-	done := map[string]bool{}
+	done := map[goal]bool{}
 	for i := range services {
 		s := &services[i]
-		if len(s.Spec.Selector) == 0 || s.Spec.ClusterIP == corev1.ClusterIPNone && len(s.Spec.Ports) == 0 {
+		if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
 		selector := selectorOf(s.Spec.Selector)
 		for _, p := range s.Spec.Ports {
 			port, protocol := target(s, p, pods), protocolOf(p.Protocol)
-			key := fmt.Sprint(s.Namespace, selector, port, protocol)
+			key := goal{s.Namespace, selector, port, protocol}
 			if port == 0 || protocol == "" || done[key] {
 				continue
 			}

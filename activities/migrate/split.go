@@ -56,6 +56,9 @@ func (r *run) beside(ctx context.Context, o *original, m *manifest.Manifest, ope
 	if err != nil {
 		return err
 	}
+	if err := fixMTU(objects, r.in.Target.MTU); err != nil {
+		return err
+	}
 	for _, u := range objects {
 		switch u.GetKind() {
 		case "CustomResourceDefinition":

@@ -23,11 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/probes/cni"
@@ -210,20 +206,20 @@ func workload(name, node, ip string) *corev1.Pod {
 // activities are those on this cluster.
 func (w *world) activities(t testing.TB) *Activities {
 	t.Helper()
-	config := &rest.Config{Host: "https://cluster.test", Transport: w, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json", AcceptContentTypes: "application/json"}}
-	kube, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dyn, err := dynamic.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := New(Config{Image: "image:1"}, nil, nil)
-	a.connect = func(string) (*cluster, error) {
-		return &cluster{kube: kube, dyn: dyn, exec: w, maps: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(kube.Discovery()))}, nil
+	a := New(Config{Image: "image:1"}, w, nil)
+	a.connect = func(id string) (*cluster, error) {
+		c, err := dial(w, id)
+		if err == nil {
+			c.exec = w
+		}
+		return c, err
 	}
 	return a
+}
+
+// REST is how to talk to the cluster.
+func (w *world) REST(string) (*rest.Config, error) {
+	return &rest.Config{Host: "https://cluster.test", Transport: w, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json", AcceptContentTypes: "application/json"}}, nil
 }
 
 // packed is the manifest that the tests install.
@@ -410,7 +406,7 @@ func (w *world) running(node, container string) bool {
 func (w *world) peersOf(node string) (out []netip.Prefix) {
 	for _, n := range w.of("Node") {
 		cidr, _, _ := unstructured.NestedString(n.Object, "spec", "podCIDR")
-		if n.GetName() != node {
+		if n.GetName() != node && n.GetLabels()["kubernetes.io/os"] == "linux" {
 			out = append(out, netip.MustParsePrefix(cidr))
 		}
 	}
@@ -599,6 +595,9 @@ func (w *world) do(node string, req *cni.Request) error {
 
 func (w *world) ping(node string, req *cni.Request) error {
 	for _, n := range append(w.of("Node"), w.objects[kindOf("v1", "Node").key("", node)]) {
+		if n.GetLabels()["kubernetes.io/os"] != "linux" {
+			continue
+		}
 		if d := w.vxlan(n.GetName()); d == nil || len(d.Address) == 0 {
 			return fmt.Errorf("%s does not answer", n.GetName())
 		}

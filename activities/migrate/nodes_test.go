@@ -1,0 +1,454 @@
+package migrate
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/probes/cni"
+	"portcullis.dev/portcullis/probes/migration"
+	"portcullis.dev/portcullis/rancher"
+)
+
+func listNodes(t testing.TB, w *world) ([]Node, error) {
+	return w.activities(t).Nodes(t.Context(), NodesInput{Cluster: rancher.Cluster{ID: "c-1", Name: "dev"}})
+}
+
+// The nodes are listed with what each is to have: by its label, and without one by whose
+// turn it is.
+func TestNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		windows := raw(t, &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "a-windows", Labels: map[string]string{"kubernetes.io/os": "windows"}}})
+		windows.Object["spec"] = map[string]any{"podCIDR": ""}
+		w.put(windows)
+		has := func() string {
+			t.Helper()
+			nodes, err := listNodes(t, w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out []string
+			for _, n := range nodes {
+				if !n.Ready || n.ControlPlane != (n.Name == "n0") {
+					t.Errorf("%+v", n)
+				}
+				out = append(out, n.Name+" "+n.CNI)
+			}
+			return strings.Join(out, ", ")
+		}
+		all := course(2)
+		for _, d := range all {
+			want := map[migration.Step]string{migration.Begin: "n0 canal, n1 canal", migration.Turn: "n0 calico, n1 calico", migration.Check: map[string]string{
+				"n1": "n0 canal, n1 canal", "n0": "n0 canal, n1 calico"}[d.node]}[d.step]
+			if got := has(); want != "" && got != want {
+				t.Errorf("before %s: %s", d, got)
+			}
+			if d.step == migration.Turn {
+				// One that joins until then has Canal, and is named as what is in the way.
+				late := w.clone()
+				late.join(t, 2)
+				_, err := do(t, late, d)
+				if errs.TypeOf(err) != errs.TypeUnavailable || !strings.Contains(err.Error(), "node n2 is not on Calico yet") {
+					t.Errorf("%v", err)
+				}
+			}
+			if d.step == migration.Clean {
+				break
+			}
+			mustDo(t, w, d)
+		}
+		w.join(t, 2)
+		if got := has(); got != "n0 calico, n1 calico, n2 calico" {
+			t.Errorf("one that joins after turn: %s", got)
+		}
+	})
+}
+
+// A node that joined, and has Canal, keeps it when Turn, which could not be made, is taken back.
+func TestUndoOfTurnLeavesNodesThatJoinedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		turn := deed{migration.Turn, ""}
+		w := newWorld(t, 2)
+		mustDo(t, w, all[:slices.Index(all, turn)]...)
+		w.join(t, 2)
+		before := w.snapshot()
+		if _, err := do(t, w, turn); errs.TypeOf(err) != errs.TypeUnavailable {
+			t.Fatal(err)
+		}
+		mustUndo(t, w, turn)
+		mustBe(t, "undo turn", before, w)
+		if !w.running("n2", "kube-flannel") {
+			t.Error("Canal was taken off the node that joined")
+		}
+		// It is prepared and moved as the others were, and then all of it goes on.
+		mustDo(t, w, deed{migration.Check, "n2"}, deed{migration.Leave, "n2"}, deed{migration.Swap, "n2"})
+		mustDo(t, w, all[slices.Index(all, turn):]...)
+	})
+}
+
+// A node that joins once Calico is the choice has it from its start: nothing of flannel's is
+// asked of it, and on the way back it keeps Calico by name until it is taken back itself.
+func TestANodeThatJoinsAfterTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		at := slices.Index(all, deed{migration.Turn, ""})
+		w := newWorld(t, 2)
+		start := w.clone()
+		mustDo(t, w, all[:at+1]...)
+		w.join(t, 2)
+		// Its pods have addresses of Calico's.
+		clear(w.nodes["n2"].hostLocal)
+		delete(w.nodes["n2"].files, canalFile.Name)
+		mustDo(t, w, all[at]) // made again, as by a daemon that was killed
+		rest := all[at+1:]
+		w2 := w.clone()
+		mustDo(t, w, rest...)
+		for _, u := range w.of("Node") {
+			if l := u.GetLabels()[labelCNI]; l != "" {
+				t.Errorf("%s has the label %s", u.GetName(), l)
+			}
+		}
+		if w.running("n2", "kube-flannel") || !w.running("n2", "calico-node") || w.nodes["n2"].device {
+			t.Error("n2 is not on Calico alone")
+		}
+		mustDo(t, w2, rest[:2]...)
+		mustUndo(t, w2, all[at:at+3]...)
+		n2 := w2.objects[kindOf("v1", "Node").key("", "n2")]
+		if n2.GetLabels()[labelCNI] != cniCalico || !w2.running("n2", "kube-flannel") {
+			t.Errorf("n2 has %v", n2.GetLabels())
+		}
+		// The way back of a node that was never prepared puts no configuration back, and says so.
+		_, err := undo(t, w2, deed{migration.Swap, "n2"})
+		if errs.TypeOf(err) != errs.TypeUnavailable || !strings.Contains(err.Error(), "no CNI configuration was saved") {
+			t.Errorf("%v", err)
+		}
+		_ = start
+	})
+}
+
+// A node that is gone is passed over on the way back.
+func TestNodesThatAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		mustDo(t, w, course(2)[:4]...)
+		for _, step := range []migration.Step{migration.Evict, migration.Leave, migration.Swap} {
+			if _, err := undo(t, w, deed{step, "n7"}); err != nil {
+				t.Errorf("undo %s: %v", step, err)
+			}
+			if _, err := do(t, w, deed{step, "n7"}); errs.TypeOf(err) != errs.TypeNotFound {
+				t.Errorf("do %s: %v", step, err)
+			}
+		}
+	})
+}
+
+// Every answer of the API server has a type, on the way there as on the way back, and an
+// error says where it was. No content of Canal's configuration is in any.
+func TestEveryErrorIsClassified(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		was := stages(t, newWorld(t, 2), all)
+		pods := schema.GroupResource{Resource: "pods"}
+		faults := []struct {
+			name     string
+			err      error
+			do, undo []string
+		}{
+			{"forbidden", apierrors.NewForbidden(pods, "x", errors.New("User \"portcullis\" cannot do this")), []string{errs.TypeDenied}, []string{errs.TypeUnavailable}},
+			{"unauthorized", apierrors.NewUnauthorized("no"), []string{errs.TypeDenied, errs.TypeUnavailable}, []string{errs.TypeUnavailable}},
+			{"broken", apierrors.NewInternalError(errors.New("etcd is away")), []string{errs.TypeUnavailable, errs.TypeDeadline}, []string{errs.TypeUnavailable}},
+			{"conflict", apierrors.NewConflict(pods, "x", errors.New("changed")), []string{errs.TypeUnavailable, errs.TypeDeadline}, []string{errs.TypeUnavailable}},
+			{"connection", errors.New("connection refused"), []string{errs.TypeUnavailable, errs.TypeDeadline}, []string{errs.TypeUnavailable}},
+		}
+		for i, d := range all {
+			for _, f := range faults {
+				for n := 0; n < 30; n = 2*n + 1 {
+					for _, back := range []bool{false, true} {
+						if back && d.step == migration.Clean {
+							continue
+						}
+						w := was[i].clone()
+						if back {
+							w = was[i+1].clone()
+						}
+						count := 0
+						w.refuse = func(string, string) error {
+							if count++; count <= n {
+								return nil
+							}
+							return f.err
+						}
+						call, want := do, f.do
+						if back {
+							call, want = undo, f.undo
+						}
+						_, err := call(t, w, d)
+						what := d.String() + ": " + f.name
+						switch {
+						case err == nil:
+						case !slices.Contains(want, errs.TypeOf(err)):
+							t.Fatalf("%s after %d: %v", what, n, err)
+						case !strings.Contains(err.Error(), "dev") && !strings.Contains(err.Error(), "node n"):
+							t.Fatalf("%s after %d does not say where: %v", what, n, err)
+						case strings.Contains(err.Error(), "https://"), strings.Contains(err.Error(), "s3cr3t"), strings.Contains(err.Error(), "\n"):
+							t.Fatalf("%s after %d says too much: %v", what, n, err)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+// What a step tells has no content of the objects that it keeps.
+func TestStepsTellNoSecrets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		all := course(2)
+		look := func(d deed, out *StepResult, err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range append(out.Changes, out.Evidence...) {
+				if strings.Contains(line, "s3cr3t") || strings.Contains(line, "\n") {
+					t.Errorf("%s: %s", d, line)
+				}
+			}
+		}
+		for _, d := range all[:len(all)-1] {
+			out, err := do(t, w, d)
+			look(d, out, err)
+		}
+		for _, d := range slices.Backward(all[:len(all)-1]) {
+			out, err := undo(t, w, d)
+			look(d, out, err)
+		}
+	})
+}
+
+func TestAddressesIn(t *testing.T) {
+	t.Parallel()
+	block := func(cidr string, allocations []any, handles ...string) *unstructured.Unstructured {
+		var attributes []any
+		for _, h := range handles {
+			attributes = append(attributes, map[string]any{"handle_id": h})
+		}
+		return crd("IPAMBlock", "b", map[string]any{"cidr": cidr, "allocations": allocations, "attributes": attributes})
+	}
+	address := func(ip, container string) cni.Address {
+		return cni.Address{IP: netip.MustParseAddr(ip), Container: container, Interface: "eth0"}
+	}
+	for _, tc := range []struct {
+		name  string
+		block *unstructured.Unstructured
+		want  []cni.Address
+		fails bool
+	}{
+		{"nobody's", block("10.0.0.0/30", []any{nil, nil, nil, nil}), nil, false},
+		{"a tunnel's", block("10.0.0.0/30", []any{int64(0), nil, nil, nil}, "vxlan-tunnel-addr-n1"), nil, false},
+		{"pods'", block("10.0.0.64/26", []any{nil, int64(1), nil, int64(0)}, podHandle+"aa", podHandle+"bb"),
+			[]cni.Address{address("10.0.0.65", "bb"), address("10.0.0.67", "aa")}, false},
+		{"two of one owner", block("10.0.0.0/30", []any{int64(0), int64(0)}, podHandle+"aa"), []cni.Address{address("10.0.0.0", "aa"), address("10.0.0.1", "aa")}, false},
+		{"an owner that is not there", block("10.0.0.0/30", []any{int64(7), int64(-1), "x", 1.5}, podHandle+"aa"), nil, false},
+		{"another network's", block("10.0.0.0/30", []any{int64(0)}, "other.aa"), nil, false},
+		{"no addresses", crd("IPAMBlock", "b", map[string]any{"cidr": "10.0.0.0/30"}), nil, false},
+		{"no network", crd("IPAMBlock", "b", map[string]any{}), nil, true},
+		{"no list", crd("IPAMBlock", "b", map[string]any{"cidr": "10.0.0.0/30", "allocations": "x"}), nil, true},
+		{"no owners", crd("IPAMBlock", "b", map[string]any{"cidr": "10.0.0.0/30", "attributes": map[string]any{}}), nil, true},
+	} {
+		got, err := addressesIn(tc.block)
+		if (err != nil) != tc.fails || !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v %v", tc.name, got, err)
+		}
+	}
+}
+
+// A pod that is started while its node goes back gets an address out of Calico's IPAM, which
+// host-local must know of too.
+func TestAPodThatStartsWhileItsNodeGoesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		w := newWorld(t, 2)
+		swap := deed{migration.Swap, "n0"}
+		mustDo(t, w, all[:slices.Index(all, swap)+1]...)
+		w.asked = func(node string, op cni.Op) {
+			if op == cni.OpRestore && node == "n0" && w.nodes[node].hostLocal["10.42.0.5"] == "" {
+				w.assign(netip.MustParseAddr("10.42.0.9"), podHandle+"late", node)
+			}
+		}
+		mustUndo(t, w, swap)
+		if got := w.nodes["n0"].hostLocal; got["10.42.0.9"] != "late" || got["10.42.0.5"] != "c00" || len(got) != 3 {
+			t.Errorf("host-local has %v", got)
+		}
+		for _, u := range w.of("IPAMHandle") {
+			if strings.HasPrefix(u.GetName(), "k8s-pod-network.") && !strings.Contains(u.GetName(), ".c1") {
+				t.Errorf("%s is left", u.GetName())
+			}
+		}
+	})
+}
+
+// A block that Calico changes at the same time is not written over.
+func TestABlockThatChangesWhileItIsEmptied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		w := newWorld(t, 2)
+		swap := deed{migration.Swap, "n0"}
+		mustDo(t, w, all[:slices.Index(all, swap)+1]...)
+		raced := false
+		w.fault = func(what string, late bool) error {
+			if !raced && !late && strings.HasPrefix(what, "PUT") && strings.Contains(what, "ipamblocks/10-42-0-0-26") {
+				raced = true
+				w.assign(netip.MustParseAddr("10.42.0.10"), podHandle+"late", "n0")
+			}
+			return nil
+		}
+		_, err := undo(t, w, swap)
+		if !raced || errs.TypeOf(err) != errs.TypeUnavailable {
+			t.Fatalf("%v %v", raced, err)
+		}
+		mustUndo(t, w, swap)
+		if got := w.nodes["n0"].hostLocal; got["10.42.0.10"] != "late" {
+			t.Errorf("host-local has %v", got)
+		}
+	})
+}
+
+// The nodes could not be listed is not the same as that there is one alone.
+func TestEnterThatCannotListTheNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		leave := deed{migration.Leave, "n0"}
+		w := newWorld(t, 2)
+		mustDo(t, w, all[:slices.Index(all, leave)+1]...)
+		lists := 0
+		w.refuse = func(verb, path string) error {
+			if verb == "GET" && path == "/api/v1/nodes" {
+				if lists++; lists > 1 { // the first is the migrator's
+					return errors.New("connection refused")
+				}
+			}
+			return nil
+		}
+		if _, err := undo(t, w, leave); errs.TypeOf(err) != errs.TypeUnavailable {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// The drain honours budgets until its time is over, and says which pod could not go.
+func TestEvict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		evict := deed{migration.Evict, "n1"}
+		before := newWorld(t, 2)
+		mustDo(t, before, all[:slices.Index(all, evict)]...)
+
+		w := before.clone()
+		blocked := apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
+		w.fault = func(what string, late bool) error {
+			if !late && strings.HasSuffix(what, "web-1-1/eviction") {
+				return blocked
+			}
+			return nil
+		}
+		_, err := do(t, w, evict)
+		if errs.TypeOf(err) != errs.TypeDeadline || !strings.Contains(err.Error(), "node n1 could not be drained within 1m0s") || !strings.Contains(err.Error(), "web-1-1") {
+			t.Errorf("%v", err)
+		}
+		n := w.objects[kindOf("v1", "Node").key("", "n1")]
+		if n.Object["spec"].(map[string]any)["unschedulable"] != true || n.GetAnnotations()[annotationCordoned] != testMigration {
+			t.Errorf("%v", n.Object)
+		}
+		w.fault = nil
+		mustUndo(t, w, evict)
+		n = w.objects[kindOf("v1", "Node").key("", "n1")]
+		if n.Object["spec"].(map[string]any)["unschedulable"] == true || n.GetAnnotations()[annotationCordoned] != "" {
+			t.Errorf("%v", n.Object)
+		}
+
+		// A node that a person cordoned stays so.
+		w = before.clone()
+		n = w.objects[kindOf("v1", "Node").key("", "n1")].DeepCopy()
+		n.Object["spec"].(map[string]any)["unschedulable"] = true
+		w.put(n)
+		mustDo(t, w, evict)
+		mustUndo(t, w, evict)
+		if n = w.objects[kindOf("v1", "Node").key("", "n1")]; n.Object["spec"].(map[string]any)["unschedulable"] != true {
+			t.Error("a person's cordon was taken away")
+		}
+
+		// What may work later is tried again, what is refused is not.
+		for kind, fault := range map[string]error{
+			errs.TypeUnavailable: errors.New("connection reset by peer"),
+			errs.TypeDenied:      apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "web-1-1", errors.New("no")),
+		} {
+			w = before.clone()
+			w.fault = func(what string, late bool) error {
+				if !late && strings.HasSuffix(what, "/eviction") {
+					return fault
+				}
+				return nil
+			}
+			if _, err := do(t, w, evict); errs.TypeOf(err) != kind {
+				t.Errorf("%s: %v", kind, err)
+			}
+		}
+	})
+}
+
+// A swap that does not come to its end says what is awaited.
+func TestSwapThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		swap := deed{migration.Swap, "n1"}
+		w := newWorld(t, 2)
+		mustDo(t, w, all[:slices.Index(all, swap)]...)
+		before := w.snapshot()
+		w.shut[calicoDaemonSet] = true
+		_, err := do(t, w, swap)
+		if errs.TypeOf(err) != errs.TypeDeadline || !strings.Contains(err.Error(), "cluster dev: Calico on n1: not within 1m0s: pod kube-system/calico-node-n1: not ready yet") {
+			t.Errorf("%v", err)
+		}
+		mustUndo(t, w, swap)
+		mustBe(t, "undo swap", before, w)
+	})
+}
+
+// From the moment that Calico's overlay is up until the end, on every node, on either side
+// and on the way between, its device has the planned MTU; Felix alone would choose another.
+func TestTheMTUStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		look := func(d deed) {
+			t.Helper()
+			for name := range w.nodes {
+				if v := w.vxlan(name); v == nil || v.MTU != podMTU {
+					t.Errorf("after %s %s has %+v", d, name, v)
+				}
+			}
+		}
+		all := course(2)
+		mustDo(t, w, all[0])
+		for _, d := range all[1:] {
+			mustDo(t, w, d)
+			look(d)
+		}
+		config := w.objects[kindOf("v1", "ConfigMap").key("kube-system", "calico-config")]
+		if got, _, _ := unstructured.NestedString(config.Object, "data", keyMTU); got != "1450" {
+			t.Errorf("%s is %q", keyMTU, got)
+		}
+	})
+}
