@@ -11,9 +11,11 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/apply"
 )
@@ -29,7 +31,10 @@ const (
 	registerWithin = 4 * time.Minute
 )
 
-var clusters = schema.GroupVersionResource{Group: "fleet.cattle.io", Version: "v1alpha1", Resource: "clusters"}
+var (
+	clusters   = schema.GroupVersionResource{Group: "fleet.cattle.io", Version: "v1alpha1", Resource: "clusters"}
+	namespaces = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
+)
 
 // Options of an installation.
 type Options struct {
@@ -158,6 +163,11 @@ func WaitAgents(ctx context.Context, mgmt *apply.Client, members []Member) error
 				return false, awaited + ": " + err.Error(), nil
 			}
 			why := unregistered(c)
+			if why != "" {
+				if err := remindOfNamespace(ctx, mgmt, c); err != nil {
+					return false, awaited + ": " + err.Error(), nil
+				}
+			}
 			return why == "", awaited + ": " + why, nil
 		})
 		if err != nil {
@@ -165,6 +175,24 @@ func WaitAgents(ctx context.Context, mgmt *apply.Client, members []Member) error
 		}
 	}
 	return nil
+}
+
+// remindOfNamespace has Fleet make the cluster's namespace anew where it is gone.
+// Fleet's cleanup deletes the namespace of a new cluster now and then: it looks for
+// the cluster in a cache that may be behind. Fleet makes it again only when the
+// Cluster changes, and registers nothing until then.
+func remindOfNamespace(ctx context.Context, mgmt *apply.Client, c *unstructured.Unstructured) error {
+	name, _, _ := unstructured.NestedString(c.Object, "status", "namespace")
+	if name == "" {
+		return nil
+	}
+	_, err := mgmt.Dynamic.Resource(namespaces).Get(ctx, name, metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"portcullis.dev/namespace-was-gone":%q}}}`, time.Now().UTC().Format(time.RFC3339))
+	_, err = mgmt.Dynamic.Resource(clusters).Namespace(c.GetNamespace()).Patch(ctx, c.GetName(), types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
 }
 
 // unregistered says what a cluster still lacks, or "".
