@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -349,6 +350,9 @@ func (r *run) swapBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if back, err := r.hasWayBack(ctx, n, nodes); err != nil || !back {
+		return err
+	}
 	if n.Labels[labelCNI] != cniCanal {
 		if err := r.patchNode(ctx, n.Name, map[string]any{labelCNI: cniCanal}, nil); err != nil {
 			return err
@@ -373,6 +377,26 @@ func (r *run) swapBack(ctx context.Context) error {
 	}
 	r.proved("node %s: Canal is ready, new pods get their network from %s, and %d addresses in use are host-local's again", n.Name, active.Name, len(addresses))
 	return r.emptyClaim(ctx, n)
+}
+
+// hasWayBack tells whether a node left Canal, and has kept what it goes back to.
+func (r *run) hasWayBack(ctx context.Context, n *corev1.Node, nodes []corev1.Node) (bool, error) {
+	req, err := aboutPeers(cni.OpLook, nodes, n)
+	if err != nil {
+		return false, err
+	}
+	reply, err := r.ask(ctx, n.Name, req)
+	if err != nil || reply.State.Saved {
+		return true, err
+	}
+	choice, err := r.choice(ctx)
+	if err != nil {
+		return false, err
+	}
+	if cmp.Or(n.Labels[labelCNI], choice) != cniCalico {
+		return false, nil
+	}
+	return false, errs.Failed("node %s joined with Calico, and has nothing of Canal's to go back to: drain it, and delete it from the cluster; when it joins again, it gets Canal", n.Name)
 }
 
 // giveToHostLocal puts Canal's configuration back on a node, with the addresses that its pods

@@ -105,7 +105,6 @@ func TestANodeThatJoinsAfterTurn(t *testing.T) {
 		all := course(2)
 		at := slices.Index(all, deed{migration.Turn, ""})
 		w := newWorld(t, 2)
-		start := w.clone()
 		mustDo(t, w, all[:at+1]...)
 		w.join(t, 2)
 		// Its pods have addresses of Calico's.
@@ -129,12 +128,19 @@ func TestANodeThatJoinsAfterTurn(t *testing.T) {
 		if n2.GetLabels()[labelCNI] != cniCalico || !w2.running("n2", "kube-flannel") {
 			t.Errorf("n2 has %v", n2.GetLabels())
 		}
-		// The way back of a node that was never prepared puts no configuration back, and says so.
+		// It has no way back, and says what to do; nothing of it is changed.
+		before := w2.snapshot()
 		_, err := undo(t, w2, deed{migration.Swap, "n2"})
-		if errs.TypeOf(err) != errs.TypeUnavailable || !strings.Contains(err.Error(), "no CNI configuration was saved") {
+		if errs.TypeOf(err) != errs.TypeUnavailable || !strings.Contains(err.Error(), "node n2 joined with Calico, and has nothing of Canal's to go back to: drain it") {
 			t.Errorf("%v", err)
 		}
-		_ = start
+		mustBe(t, "undo swap n2", before, w2)
+		w2.mu.Lock()
+		delete(w2.objects, keyOf(n2))
+		w2.reconcile()
+		w2.mu.Unlock()
+		mustUndo(t, w2, deed{migration.Swap, "n2"})
+		mustUndo(t, w2, all[:at]...)
 	})
 }
 
