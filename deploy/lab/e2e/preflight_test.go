@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
+
+	"portcullis.dev/portcullis/deploy/lab/internal/drive"
 )
 
 // Preflight measures real nodes and every path between them; and a migration of
@@ -53,4 +57,38 @@ func TestPreflight(t *testing.T) {
 	if r.Code != 10 || !strings.Contains(r.Stdout, "no Canal in this cluster") {
 		t.Errorf("a migration from Calico: exit %d, want 10: %s %s", r.Code, r.Stdout, r.Stderr)
 	}
+}
+
+// A gate that asks for a preflight keeps a rollout out of a cluster that cannot
+// take what it brings, before anything is written, and lets it in once that is mended.
+func TestGateAsksForPreflight(t *testing.T) {
+	pass(t, devOnly(t), drive.Pipeline, commit(t, "v1"))
+	file := devOnly(t, withGate("{preflight: true}")...)
+	before, good := gitRepo(t, drive.Pipeline+"-dev", "{.spec.revision}"), commit(t, "good")
+	fault, err := p.Lab(t.Context(), "fault", "inject", "cni-readonly", "dev-1")
+	must(t, err)
+	mend := func() {
+		ctx, stop := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+		defer stop()
+		if _, err := p.Lab(ctx, "fault", "clear", fault); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(mend)
+	start(t, file, good)
+	s := finish(t, drive.Pipeline)
+	dev := s.Environment("dev")
+	if s.State != "failed" || dev.Result == nil || !strings.Contains(dev.Result.Reason, "preflight of 1 cluster: dev: cni-writable is fail") {
+		t.Fatal(s)
+	}
+	if got := gitRepo(t, drive.Pipeline+"-dev", "{.spec.revision}"); got != before {
+		t.Errorf("dev is at %.7s, was at %.7s", got, before)
+	}
+	mend()
+	r, err := p.CLI(t.Context(), "preflight", "dev")
+	must(t, err)
+	if r.Code != 0 {
+		t.Skipf("this machine does not pass a preflight: %s", r.Stdout)
+	}
+	pass(t, file, drive.Pipeline, good)
 }
