@@ -503,15 +503,10 @@ func TestNodesThatComeAndGo(t *testing.T) {
 		r := newRun(t, three...)
 		r.on("Do turn", joins(r, "w9"))
 		r.wantMigrated(r.do(migration.Options{}))
-		r.wantCalls("Do turn", "Do swap w9", "Do unlink")
-	})
-	t.Run("joins after turn and fails", func(t *testing.T) {
-		r := newRun(t, three...)
-		r.c.Early = true
-		r.on("Do turn", func(context.Context) error { r.c.Add("w9"); return nil })
-		r.on("Do swap w9", fail(errs.Failed("it broke")))
-		r.after(2*time.Hour, contract.UpdateResume, "resume", by("bob"))
-		r.wantMigrated(r.do(migration.Options{}))
+		r.wantCalls("Do turn", "Do unlink")
+		if r.count("Do swap w9") != 0 {
+			t.Error("a node that joined with Calico was moved")
+		}
 	})
 	t.Run("joins late, and all goes back", func(t *testing.T) {
 		r := newRun(t, three...)

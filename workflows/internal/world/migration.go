@@ -189,21 +189,13 @@ func (c *Canal) Migrated() string {
 	return ""
 }
 
-// has is the CNI that a node really has.
+// has is the CNI that a node really has, as the real activity lists it.
 func (c *Canal) has(n *canalNode) string {
 	if n.label != "" {
 		return n.label
 	}
 	if c.steps[migration.Turn] == done {
 		return "calico"
-	}
-	return "canal"
-}
-
-// told is the CNI that a node was told to have, as the real activity lists it.
-func told(n *canalNode) string {
-	if n.label != "" {
-		return n.label
 	}
 	return "canal"
 }
@@ -258,7 +250,7 @@ func (a *Migrate) Nodes(ctx context.Context, in migrate.NodesInput) ([]migrate.N
 	defer c.mu.Unlock()
 	var out []migrate.Node
 	for _, n := range c.nodes {
-		out = append(out, migrate.Node{Name: n.name, ControlPlane: n.control, Ready: true, CNI: told(n)})
+		out = append(out, migrate.Node{Name: n.name, ControlPlane: n.control, Ready: true, CNI: c.has(n)})
 	}
 	return out, nil
 }
