@@ -50,12 +50,20 @@ var stepTimes = map[migration.Step]time.Duration{
 	migration.Clean:     10 * time.Minute,
 }
 
-// perNode is what a step of the whole cluster gets on top for each node.
-const perNode = 2 * time.Second
+// perNode is what a step of the whole cluster gets on top for each node, and perRestart
+// what Adopt gets: Calico's manifest has calico-node restart on one node after the other.
+const (
+	perNode    = 2 * time.Second
+	perRestart = 20 * time.Second
+)
 
 // StepTimeout bounds a migration's step; nodes is 0 for a step of one node.
 func StepTimeout(step migration.Step, nodes int) time.Duration {
-	return stepTimes[step] + time.Duration(nodes)*perNode
+	each := perNode
+	if step == migration.Adopt {
+		each = perRestart
+	}
+	return stepTimes[step] + time.Duration(nodes)*each
 }
 
 // StageTimeout bounds the wait until Fleet has computed a staged unit. Fleet's
