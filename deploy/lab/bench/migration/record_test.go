@@ -324,9 +324,9 @@ func tell(b *testing.B, title string, f figures, r flows.Report) {
 	for _, n := range slices.Sorted(maps.Keys(f.Own)) {
 		own = append(own, fmt.Sprintf("%s %s", n, f.Own[n].Round(time.Millisecond)))
 	}
-	b.Logf("%s: %s after %s (per node %v; own %s)\n  %s; %d ticks late, %d held bytes late\n  between nodes at rest %d failed; across at most %s; of a node being moved at most %s\n"+
+	b.Logf("%s: %s after %s (per node %v; own %s)\n  %s; %d ticks late, %d held bytes late, %d echoed late\n  between nodes at rest %d failed; across at most %s; of a node being moved at most %s\n"+
 		"  of %d pods %d gone, %d restarted, %d with another address; %d left behind; cordoned %v; not ready %v; failing to the end %v\n  noticed: %s",
-		title, f.Result, f.Took.Round(time.Second), f.PerNode, strings.Join(own, ", "), f.Flows, f.Late, f.Flows.HeldLate, f.Still, f.Across, f.Moving,
+		title, f.Result, f.Took.Round(time.Second), f.PerNode, strings.Join(own, ", "), f.Flows, f.Late, f.Flows.HeldLate, f.Flows.HeldSlow, f.Still, f.Across, f.Moving,
 		f.Watched, len(f.Pods.Gone), len(f.Pods.Restarted), len(f.Pods.Readdressed), len(f.Residue), f.Cordoned, f.NotReady, f.Failing, strings.Join(f.Noticed, "\n    "))
 	if f.Flows.Opened > 0 {
 		b.Errorf("%d times a flow that policy denies was open", f.Flows.Opened)

@@ -51,6 +51,9 @@ type Seen struct {
 	Flow
 	Tries int   `json:"tries"`
 	Bad   []Try `json:"bad,omitempty"`
+	// Slow counts bytes of a held connection that arrived, and came back late: the
+	// program that echoes them had no time to.
+	Slow int `json:"slow,omitempty"`
 	// Broken is set when a held connection ended.
 	Broken string `json:"broken,omitempty"`
 	// Spans are when it was watched.
@@ -136,8 +139,10 @@ type Totals struct {
 	Opened   int           `json:"opened"`
 	Held     int           `json:"held"`
 	HeldLost int           `json:"heldLost"`
-	// HeldLate counts bytes that held connections echoed late, or never.
+	// HeldLate counts bytes of held connections that did not arrive in time.
 	HeldLate int `json:"heldLate"`
+	// HeldSlow counts those that arrived, and were echoed late.
+	HeldSlow int `json:"heldSlow"`
 }
 
 // Totals counts failures of allowed flows, the longest gap among them, how often a
@@ -150,6 +155,7 @@ func (r Report) Totals() Totals {
 		case s.Held:
 			t.Held++
 			t.HeldLate += len(s.Bad)
+			t.HeldSlow += s.Slow
 			if s.Broken != "" {
 				t.HeldLost++
 			}

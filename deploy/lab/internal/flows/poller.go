@@ -136,7 +136,7 @@ func (p *poller) tick(now time.Time) {
 func (p *poller) beat(fd int, h *holding, now time.Time) {
 	if !h.up || h.due {
 		if late := now.Sub(h.sent); late > timeout {
-			h.track.failed(h.sent, "no echo for "+late.Truncate(time.Millisecond).String())
+			p.late(fd, h, late)
 			h.sent = now
 		}
 		return
@@ -146,6 +146,17 @@ func (p *poller) beat(fd int, h *holding, now time.Time) {
 		return
 	}
 	h.due, h.sent = true, now
+}
+
+// late notes a byte that did not come back in time. One that the other side's kernel
+// has acknowledged was not lost: the program there is slow.
+func (p *poller) late(fd int, h *holding, late time.Duration) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if h.up && err == nil && info.Unacked == 0 {
+		h.track.slowed()
+		return
+	}
+	h.track.failed(h.sent, "no acknowledgement for "+late.Truncate(time.Millisecond).String())
 }
 
 func (p *poller) broke(fd int, h *holding, err error) {
@@ -220,6 +231,7 @@ func (p *poller) heldReady(fd int, h *holding) {
 		p.broke(fd, h, errors.New("the other side closed it"))
 	default:
 		h.due = false
+		h.track.echoed(time.Now())
 	}
 }
 

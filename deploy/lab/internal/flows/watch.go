@@ -14,6 +14,9 @@ import (
 // settle is how long flows of a pod that is new may take to work for the first time.
 const settle = 5 * time.Second
 
+// silence is how long a held connection may be silent at the end without being lost.
+const silence = 5 * time.Second
+
 // Watch opens flows until it is stopped.
 type Watch struct {
 	every time.Duration
@@ -44,7 +47,22 @@ type track struct {
 	tries  int
 	ok     []time.Time
 	bad    []Try
+	slow   int
 	broken string
+	// heard is when a held connection echoed last.
+	heard time.Time
+}
+
+func (t *track) echoed(at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heard = at
+}
+
+func (t *track) slowed() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.slow++
 }
 
 func (t *track) failed(at time.Time, why string) {
@@ -93,7 +111,10 @@ func (t *track) seen(end time.Time) Seen {
 			}
 		}
 	}
-	s := Seen{Flow: t.Flow, Tries: t.tries, Broken: t.broken, ok: t.ok, Spans: []Span{{From: t.began, To: until}}}
+	s := Seen{Flow: t.Flow, Tries: t.tries, Slow: t.slow, Broken: t.broken, ok: t.ok, Spans: []Span{{From: t.began, To: until}}}
+	if silent := until.Sub(latest(t.heard, t.began)); t.Held && s.Broken == "" && silent > silence {
+		s.Broken = "no echo for the last " + silent.Truncate(time.Millisecond).String()
+	}
 	for _, b := range t.bad {
 		if t.Allowed && b.At.Before(from) || !t.until.IsZero() && !b.At.Before(t.until) {
 			s.Tries--
@@ -102,6 +123,13 @@ func (t *track) seen(end time.Time) Seen {
 		s.Bad = append(s.Bad, b)
 	}
 	return s
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func newWatch(ctx context.Context, every time.Duration) *Watch {
@@ -195,6 +223,7 @@ func merged(tracks []*track, end time.Time) []Seen {
 		}
 		have := &out[i]
 		have.Tries += s.Tries
+		have.Slow += s.Slow
 		have.Bad = append(have.Bad, s.Bad...)
 		have.ok = append(have.ok, s.ok...)
 		have.Spans = append(have.Spans, s.Spans...)

@@ -211,3 +211,37 @@ func TestSeen(t *testing.T) {
 		}
 	}
 }
+
+// A byte that arrived, and that nobody echoes, was not lost.
+func TestHeldConnectionThatIsSlow(t *testing.T) {
+	pid := namespace(t)
+	var l net.Listener
+	inside(t, pid, func() (err error) { l, err = net.Listen("tcp4", "127.0.0.1:8000"); return err })
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			defer c.Close()
+			<-t.Context().Done()
+		}
+	}()
+	w, err := Start(context.Background(), []Flow{{From: Pod{Name: "a", PID: pid}, To: Pod{Name: "b", IP: "127.0.0.1"}, Port: 8000, Allowed: true, Held: true}}, 20*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(timeout + 400*time.Millisecond)
+	r, err := w.Stop()
+	if totals := r.Totals(); err != nil || totals.HeldSlow == 0 || totals.HeldLate != 0 || totals.HeldLost != 0 {
+		t.Errorf("totals %+v, %v", totals, err)
+	}
+}
+
+// A held connection that is silent at the end is lost, though nobody has closed it.
+func TestSilentToTheEnd(t *testing.T) {
+	start := time.Unix(100, 0)
+	for seconds, lost := range map[int]bool{2: false, 7: true} {
+		tr := track{Flow: Flow{Allowed: true, Held: true}, began: start, heard: start.Add(time.Minute)}
+		if s := tr.seen(start.Add(time.Minute + time.Duration(seconds)*time.Second)); (s.Broken != "") != lost {
+			t.Errorf("silent for %d s: %q", seconds, s.Broken)
+		}
+	}
+}
