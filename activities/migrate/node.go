@@ -474,8 +474,11 @@ func addressesIn(block *unstructured.Unstructured) ([]cni.Address, error) {
 		return nil, err
 	}
 	var out []cni.Address
-	ip := cidr.Addr()
+	ip := cidr.Masked().Addr()
 	for _, a := range allocations {
+		if !cidr.Contains(ip) {
+			return nil, fmt.Errorf("it has more allocations than %s has addresses", cidr)
+		}
 		if i, ok := a.(int64); ok && i >= 0 && int(i) < len(attributes) {
 			owner, _ := attributes[i].(map[string]any)
 			handle, _ := owner["handle_id"].(string)
