@@ -2,6 +2,7 @@ package migrations
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,29 +13,32 @@ import (
 	"portcullis.dev/portcullis/deploy/lab/internal/flows"
 )
 
-// refusal is a command line that is refused with an exit code, and one line that
-// says all of says.
+// refusal is a command line that is refused with an exit code, and one line for each
+// thing that is wrong; together they say all of says.
 type refusal struct {
 	name string
 	args []string
 	code int
 	says []string
+	// lines is how many there are, where it is not one.
+	lines int
 }
 
 func (c refusal) try(t *testing.T) {
 	t.Helper()
 	r, err := p.CLI(t.Context(), c.args...)
 	must(t, err)
-	line := strings.TrimSpace(r.Stderr)
-	t.Logf("exit %d: %s", r.Code, line)
+	// Before the refusal it may tell how far it is.
+	told := slices.DeleteFunc(strings.Split(r.Stderr, "\n"), func(l string) bool { return !strings.HasPrefix(l, "portcullis: ") })
+	t.Logf("exit %d: %s", r.Code, strings.Join(told, "\n"))
 	if r.Code != c.code {
 		t.Errorf("exit %d, want %d", r.Code, c.code)
 	}
-	if n := strings.Count(line, "\n"); n > 0 || line == "" {
-		t.Errorf("%d lines, want one", n+1)
+	if want := max(c.lines, 1); len(told) != want {
+		t.Errorf("%d lines, want %d", len(told), want)
 	}
 	for _, s := range c.says {
-		if !strings.Contains(line+r.Stdout, s) {
+		if !strings.Contains(strings.Join(told, "\n")+r.Stdout, s) {
 			t.Errorf("does not say %q", s)
 		}
 	}
@@ -59,16 +63,16 @@ func TestRefused(t *testing.T) {
 	}
 	some := strings.Repeat("ab", 32)
 	for _, c := range []refusal{
-		{"no plan is named", start("--calico", calico), 2, []string{"--plan"}},
-		{"what is named is no hash", start("--plan", "latest", "--calico", calico), 2, []string{"--plan", "latest"}},
-		{"no manifest", start("--plan", some), 2, []string{"--calico"}},
-		{"no such manifest", start("--plan", some, "--calico", "nowhere.yaml"), 4, []string{"nowhere.yaml"}},
-		{"Canal's manifest", start("--plan", some, "--calico", manifest("canal.yaml")), 3, []string{"canal.yaml:", "calico-vxlan.yaml"}},
-		{"a manifest for BGP", start("--plan", some, "--calico", manifest("calico.yaml")), 3, []string{"calico.yaml:", "bird", "calico-vxlan.yaml"}},
-		{"the operator's manifest", []string{"migrate", "plan", cluster, "--calico", manifest("tigera-operator.yaml")}, 3, []string{"tigera-operator.yaml:"}},
-		{"no such mode", []string{"migrate", "plan", cluster, "--mode", "fast"}, 2, []string{"--mode", "fast"}},
-		{"no such cluster", []string{"migrate", "plan", "nowhere"}, 4, []string{"nowhere"}},
-		{"nothing to abort", []string{"migrate", "abort", "nowhere", "--by", by}, 4, []string{"nowhere"}},
+		{name: "no plan is named", args: start("--calico", calico), code: 2, says: []string{"--plan"}},
+		{name: "what is named is no hash", args: start("--plan", "latest", "--calico", calico), code: 2, says: []string{"--plan", "latest"}},
+		{name: "no manifest", args: start("--plan", some), code: 2, says: []string{"--calico"}},
+		{name: "no such manifest", args: start("--plan", some, "--calico", "nowhere.yaml"), code: 4, says: []string{"nowhere.yaml"}},
+		{name: "Canal's manifest", args: start("--plan", some, "--calico", manifest("canal.yaml")), code: 3, says: []string{"canal.yaml:", "calico-vxlan.yaml"}},
+		{name: "a manifest for BGP", args: start("--plan", some, "--calico", manifest("calico.yaml")), code: 3, says: []string{"calico.yaml:", "bird", "calico-vxlan.yaml"}, lines: 5},
+		{name: "the operator's manifest", args: []string{"migrate", "plan", cluster, "--calico", manifest("tigera-operator.yaml")}, code: 3, says: []string{"tigera-operator.yaml:"}},
+		{name: "no such mode", args: []string{"migrate", "plan", cluster, "--mode", "fast"}, code: 2, says: []string{"--mode", "fast"}},
+		{name: "no such cluster", args: []string{"migrate", "plan", "nowhere"}, code: 4, says: []string{"nowhere"}},
+		{name: "nothing to abort", args: []string{"migrate", "abort", "nowhere", "--by", by}, code: 4, says: []string{"nowhere"}},
 	} {
 		t.Run(c.name, c.try)
 	}
@@ -86,19 +90,19 @@ func TestRefused(t *testing.T) {
 	}
 	before := take(t)
 	for _, c := range []refusal{
-		{"another plan", start("--plan", some, "--calico", calico), 5, []string{"abababababab", "migrate plan"}},
-		{"planned with other flags", start("--plan", hash, "--calico", calico, "--vni", "4097"), 5, []string{hash[:12], "migrate plan"}},
-		{"no such node to begin with", []string{"migrate", "plan", cluster, "--calico", calico, "--first", "nowhere"}, 10, []string{"nowhere"}},
-		{"flannel's own port", []string{"migrate", "plan", cluster, "--calico", calico, "--port", "8472"}, 10, []string{"8472"}},
+		{name: "another plan", args: start("--plan", some, "--calico", calico), code: 5, says: []string{"abababababab", "migrate plan"}},
+		{name: "planned with other flags", args: start("--plan", hash, "--calico", calico, "--vni", "4097"), code: 5, says: []string{hash[:12], "migrate plan"}},
+		{name: "no such node to begin with", args: []string{"migrate", "plan", cluster, "--calico", calico, "--first", "nowhere"}, code: 10, says: []string{"nowhere"}},
+		{name: "flannel's own overlay", args: []string{"migrate", "plan", cluster, "--calico", calico, "--vni", "1", "--port", "8472"}, code: 10, says: []string{"8472"}},
 	} {
 		t.Run(c.name, c.try)
 	}
 	t.Run("the port is taken on a node", func(t *testing.T) {
 		defer inject(t, "port", "canal-2", "proto=udp", "port=4789")()
 		for _, c := range []refusal{
-			{"preflight", []string{"preflight", cluster}, 10, []string{"4789", "canal-2"}},
-			{"plan", []string{"migrate", "plan", cluster, "--calico", calico}, 10, []string{"4789", "canal-2"}},
-			{"start", start("--plan", hash, "--calico", calico), 9, []string{"4789", "canal-2"}},
+			{name: "preflight", args: []string{"preflight", cluster}, code: 10, says: []string{"4789", "canal-2"}},
+			{name: "plan", args: []string{"migrate", "plan", cluster, "--calico", calico}, code: 10, says: []string{"4789", "canal-2"}},
+			{name: "start", args: start("--plan", hash, "--calico", calico), code: 9, says: []string{"4789", "canal-2"}},
 		} {
 			t.Run(c.name, c.try)
 		}
@@ -233,8 +237,8 @@ func TestInPlace(t *testing.T) {
 	})
 	t.Run("there is nothing to migrate from any more", func(t *testing.T) {
 		for _, c := range []refusal{
-			{"plan", []string{"migrate", "plan", cluster, "--calico", calico}, 10, []string{"no Canal"}},
-			{"start", []string{"migrate", "start", cluster, "--plan", passage.plan.Plan.Hash, "--calico", calico, "--by", by}, 9, []string{"no Canal"}},
+			{name: "plan", args: []string{"migrate", "plan", cluster, "--calico", calico}, code: 10, says: []string{"no Canal"}},
+			{name: "start", args: []string{"migrate", "start", cluster, "--plan", passage.plan.Plan.Hash, "--calico", calico, "--by", by}, code: 9, says: []string{"no Canal"}},
 		} {
 			t.Run(c.name, c.try)
 		}
