@@ -169,7 +169,7 @@ func depart(t *testing.T) {
 	onCanal(t)
 	passage.plan = planned(t)
 	passage.before = pods(t)
-	passage.watch = watchFlows(t)
+	passage.watch = beginWatch(t) // it outlasts the test
 	begin(t, passage.plan)
 }
 

@@ -48,8 +48,18 @@ type seen struct {
 	}
 }
 
-// watchFlows begins to watch, and returns once every flow is tried.
+// watchFlows watches until the test ends, at the most.
 func watchFlows(t *testing.T) *watch {
+	t.Helper()
+	w := beginWatch(t)
+	t.Cleanup(w.kill)
+	return w
+}
+
+func (w *watch) kill() { _ = w.cmd.Process.Kill() }
+
+// beginWatch begins to watch, and returns once every flow is tried.
+func beginWatch(t *testing.T) *watch {
 	t.Helper()
 	args := append([]string{"flows", cluster, "--for", "2h"}, watched...)
 	w := &watch{cmd: exec.Command(filepath.Join(p.BinDir, "lab"), args...), said: &lines{}, done: make(chan error, 1)}
@@ -58,7 +68,6 @@ func watchFlows(t *testing.T) *watch {
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(t, w.cmd.Start())
 	go func() { w.done <- w.cmd.Wait() }()
-	t.Cleanup(func() { _ = w.cmd.Process.Kill() })
 	for end := time.Now().Add(time.Minute); !strings.Contains(w.said.String(), "watching"); time.Sleep(50 * time.Millisecond) {
 		select {
 		case err := <-w.done:
