@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"portcullis.dev/portcullis/activities/errs"
@@ -83,6 +84,7 @@ func (a *Activities) RemoveAgent(ctx context.Context, in AgentInput) error {
 		return err
 	}
 	w := a.newWait(ctx, in)
+	var removed types.UID
 	return w.until(ctx, func(ctx context.Context) (string, error) {
 		ns, err := kube.CoreV1().Namespaces().Get(ctx, a.config.Namespace, metav1.GetOptions{})
 		switch {
@@ -90,11 +92,16 @@ func (a *Activities) RemoveAgent(ctx context.Context, in AgentInput) error {
 			return "", nil
 		case err != nil:
 			return "", err
+		case removed != "" && ns.UID != removed:
+			// A migration that needs it has made it anew.
+			return "", nil
 		case ns.Labels[managedLabel] != fieldManager:
 			return "", a.removeFrom(ctx, kube)
 		case ns.DeletionTimestamp != nil:
+			removed = ns.UID
 			return "namespace " + ns.Name + " is being deleted", nil
 		}
+		removed = ns.UID
 		err = kube.CoreV1().Namespaces().Delete(ctx, ns.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(ns.UID))})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return "", err

@@ -163,6 +163,30 @@ func TestRemoveAgent(t *testing.T) {
 			t.Errorf("the namespace is still there: %v", err)
 		}
 	})
+	t.Run("not from a namespace that was made anew meanwhile", func(t *testing.T) {
+		l := newLab(t)
+		a := l.activities()
+		if _, err := a.EnsureAgent(context.Background(), dev); err != nil {
+			t.Fatal(err)
+		}
+		again := false
+		l.kube.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
+			ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: DefaultNamespace, UID: "first", Labels: map[string]string{managedLabel: fieldManager}}}
+			if again {
+				ns.UID = "second"
+			}
+			return true, ns, nil
+		})
+		deleted := 0
+		l.kube.PrependReactor("delete", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
+			deleted++
+			again = true
+			return true, nil, nil
+		})
+		if err := a.RemoveAgent(context.Background(), dev); err != nil || deleted != 1 {
+			t.Errorf("%d deletions, %v", deleted, err)
+		}
+	})
 	t.Run("a namespace of somebody else stays", func(t *testing.T) {
 		l := newLab(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: DefaultNamespace, Labels: map[string]string{"owner": "platform"}}})
 		a := l.activities()
