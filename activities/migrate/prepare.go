@@ -429,7 +429,12 @@ func (r *run) restoreAnnotations(ctx context.Context, o *original, nodes []corev
 
 // addresses makes Calico's IPAM give what host-local gives, and nothing else.
 func (r *run) addresses(ctx context.Context) error {
-	if _, err := r.load(ctx); err != nil {
+	o, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	nat, err := r.masquerades(ctx, o.Canal)
+	if err != nil {
 		return err
 	}
 	if err := r.claimAll(ctx); err != nil {
@@ -438,20 +443,20 @@ func (r *run) addresses(ctx context.Context) error {
 	if err := r.mergeSpec(ctx, ipamConfigs, "IPAMConfig", "default", map[string]any{"strictAffinity": true, "autoAllocateBlocks": true}); err != nil {
 		return err
 	}
-	return r.pool(ctx)
+	return r.pool(ctx, nat)
 }
 
 // poolName is what the pool is called when there is none of the pods' network.
 const poolName = "portcullis-pods"
 
 // pool makes sure that there is one pool, of the pods' network, that new pods get
-// their addresses from.
-func (r *run) pool(ctx context.Context) error {
+// their addresses from. With nat, what they send out of it has the node's address.
+func (r *run) pool(ctx context.Context, nat bool) error {
 	list, err := r.dyn.Resource(ipPools).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
-	want := map[string]any{"vxlanMode": "Always", "ipipMode": "Never", "natOutgoing": true, "disabled": false}
+	want := map[string]any{"vxlanMode": "Always", "ipipMode": "Never", "natOutgoing": nat, "disabled": false}
 	found := false
 	for i := range list.Items {
 		p := &list.Items[i]
@@ -481,7 +486,7 @@ func (r *run) pool(ctx context.Context) error {
 		"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": map[string]any{"name": poolName},
 		"spec": map[string]any{
 			"cidr": r.in.Target.PodCIDR, "blockSize": int64(r.blockSize()), "vxlanMode": "Always", "ipipMode": "Never",
-			"natOutgoing": true, "nodeSelector": "all()", "allowedUses": []any{"Workload", "Tunnel"},
+			"natOutgoing": nat, "nodeSelector": "all()", "allowedUses": []any{"Workload", "Tunnel"},
 		},
 	}}
 	r.changed("pool %s of %s", poolName, r.in.Target.PodCIDR)
