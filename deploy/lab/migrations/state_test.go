@@ -126,7 +126,7 @@ func left(t *testing.T) (found []string) {
 func ours(name string) bool {
 	kind, called, _ := strings.Cut(name, " ")
 	switch {
-	case strings.HasSuffix(kind, ".fleet.cattle.io"), strings.HasPrefix(kind, "CSI"), strings.HasPrefix(called, "portcullis-system/"):
+	case strings.HasSuffix(kind, ".fleet.cattle.io"), strings.HasPrefix(kind, "CSI"), strings.HasPrefix(called, "portcullis-system/"), strings.HasPrefix(called, "cattle-fleet-system/"):
 		return true
 	}
 	// Calico names its own objects by node.
