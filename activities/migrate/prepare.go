@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -371,7 +372,44 @@ func (r *run) noTunnels(ctx context.Context) error {
 	if err := r.restoreFelix(ctx, o); err != nil {
 		return err
 	}
-	return r.restoreAnnotations(ctx, o, nodes)
+	if err := r.restoreAnnotations(ctx, o, nodes); err != nil {
+		return err
+	}
+	if felixBefore(o)["vxlanEnabled"] == true {
+		return nil
+	}
+	return r.overlayGone(ctx, nodes)
+}
+
+// overlayGoneWithin is how long Felix may take to start again without its overlay.
+// It is not waited for longer: nothing needs it to be gone.
+const overlayGoneWithin = 30 * time.Second
+
+// overlayGone waits until Felix has taken its overlay down, and then removes the black
+// holes that it may leave: what it withdraws while it starts again stays for ever.
+func (r *run) overlayGone(ctx context.Context, nodes []corev1.Node) error {
+	waiting, cancel := context.WithTimeout(ctx, overlayGoneWithin)
+	defer cancel()
+	err := r.await(waiting, "Felix to take its overlay down", func(ctx context.Context) (string, error) {
+		replies, err := r.askAll(ctx, nodes, toPeers(cni.OpLook, nodes))
+		if err != nil {
+			return "", err
+		}
+		for i := range nodes {
+			if deviceOf(replies[nodes[i].Name].State, calicoDevice) != nil {
+				return fmt.Sprintf("%s on %s to go", calicoDevice, nodes[i].Name), nil
+			}
+		}
+		return "", nil
+	})
+	if err != nil && (waiting.Err() == nil || ctx.Err() != nil) {
+		return err
+	}
+	_, err = r.askAll(ctx, nodes, func(n *corev1.Node) (cni.Request, error) {
+		own, err := podNetwork(n)
+		return cni.Request{Op: cni.OpSpares, Own: own}, err
+	})
+	return err
 }
 
 // restoreFelix makes the fields of the FelixConfiguration what they were, and removes one that

@@ -150,6 +150,34 @@ func (o *operation) deleteBlackhole() error {
 	return err
 }
 
+// felixProtocol marks the routes that Felix writes beside its overlay
+// (felix/dataplane/linux/vxlan_mgr.go, defaultVXLANProto).
+const felixProtocol = 80
+
+// removeBlackholes removes Felix's black holes in the node's own pod network once its
+// overlay is gone: a Felix that starts without one does not know them any more.
+func (o *operation) removeBlackholes() error {
+	if _, err := netlink.LinkByName(o.Calico); !o.Own.IsValid() || o.Calico == "" || !isGone(err) {
+		return nil
+	}
+	table, err := readRoutes()
+	if err != nil {
+		return err
+	}
+	for _, r := range table.routes {
+		p, ok := prefixOf(r.Dst)
+		if !ok || r.Table != unix.RT_TABLE_MAIN || r.Type != unix.RTN_BLACKHOLE || r.Protocol != felixProtocol || !o.Own.Overlaps(p) || p.Bits() < o.Own.Bits() {
+			continue
+		}
+		err := netlink.RouteDel(&netlink.Route{Dst: r.Dst, Type: unix.RTN_BLACKHOLE, Protocol: felixProtocol, Priority: r.Priority, Table: unix.RT_TABLE_MAIN})
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("cannot remove the black hole %s: %w", p, err)
+		}
+		o.changed("removed Felix's black hole %s", p)
+	}
+	return nil
+}
+
 // canals tells whether a configuration is Canal's, or flannel's own.
 func canals(f File) bool {
 	return f.Config() && (f.Name == "10-canal.conflist" || slices.Contains(f.Plugins, "flannel"))

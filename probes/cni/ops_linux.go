@@ -158,6 +158,11 @@ func (o *operation) forget() error {
 
 // spares also removes spares where flannel's device is gone, and they with it.
 func (o *operation) spares() error {
+	if len(o.Peers) == 0 {
+		if err := o.removeBlackholes(); err != nil {
+			return err
+		}
+	}
 	link, err := o.flannel()
 	if isGone(err) && len(o.Peers) == 0 {
 		return nil

@@ -567,3 +567,31 @@ func TestPing(t *testing.T) {
 		n.refuses(req, "3 of 3 peers do not answer through vxlan.calico: 10.42.1.0/24, 10.42.2.0/24, 10.42.3.0/24")
 	})
 }
+
+// Felix that starts without its overlay leaves the black hole of the node's own pods.
+// It goes with the spares once the overlay is gone, and nothing else does.
+func TestFelixBlackHolesGoWithItsOverlay(t *testing.T) {
+	inNode(t, func(n *testNode) {
+		n.overlays()
+		n.sh("ip route add blackhole 10.42.0.0/24 && ip route add blackhole 10.42.0.0/26 proto 80 && ip route add blackhole 10.42.9.0/26 proto 80")
+		n.sh("ip route add blackhole 10.42.0.0/24 proto 80 metric 5")
+		all := n.sh("ip route show type blackhole")
+		none := request(OpSpares)
+		none.Peers = nil
+		n.does(none)
+		if got := n.sh("ip route show type blackhole"); got != all {
+			n.Errorf("with the overlay: %s", got)
+		}
+		n.sh("ip link del vxlan.calico")
+		n.does(request(OpSpares))
+		if got := n.sh("ip route show type blackhole"); got != all {
+			n.Errorf("with peers: %s", got)
+		}
+		for range 2 {
+			n.does(none)
+		}
+		if got := strings.Fields(n.sh("ip route show type blackhole")); !slices.Equal(got, strings.Fields("blackhole 10.42.0.0/24 blackhole 10.42.9.0/26 proto 80")) {
+			n.Errorf("without the overlay: %s", got)
+		}
+	})
+}
