@@ -82,7 +82,7 @@ func (o *operation) awaitCalico(ctx context.Context, watch *routeWatch) error {
 			}
 		}
 		if err := watch.next(ctx); err != nil {
-			return fmt.Errorf("Felix did not take over the way to %s within %s: %w", list5(waiting), o.timeout(), err)
+			return fmt.Errorf("the way to %s was not taken over by Felix within %s: %w", list5(waiting), o.timeout(), err)
 		}
 	}
 }

@@ -49,7 +49,7 @@ func (o Options) CalicoManifest(ctx context.Context, file string) (string, error
 	}
 	path := filepath.Join(strings.TrimSpace(dir), "manifests", file)
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("Calico's manifests: %w", err)
+		return "", fmt.Errorf("manifests of Calico: %w", err)
 	}
 	return path, nil
 }
