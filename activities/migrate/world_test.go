@@ -562,7 +562,7 @@ func (w *world) do(node string, req *cni.Request) error {
 	case cni.OpLeave:
 		for _, p := range req.Peers {
 			if !w.carried(node, p) {
-				return fmt.Errorf("Felix did not take over the way to %s", p)
+				return fmt.Errorf("the way to %s was not taken over by Felix", p)
 			}
 		}
 		for _, p := range req.Peers {

@@ -186,7 +186,7 @@ func TestOneNodeThroughAMigration(t *testing.T) {
 		n.felix(three[0], three[1])
 		late := request(OpLeave)
 		late.TimeoutMS = 300
-		n.ways(n.refuses(late, "Felix did not take over the way to 10.42.3.0/24 within 300ms"),
+		n.ways(n.refuses(late, "the way to 10.42.3.0/24 was not taken over by Felix within 300ms"),
 			"vxlan.calico+direct+spare vxlan.calico+direct+spare flannel.1+direct+spare")
 		n.refuses(request(OpUnlink), "10.42.3.0/24 is reached through flannel.1 still")
 
