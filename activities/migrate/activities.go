@@ -300,6 +300,17 @@ func (r *run) await(ctx context.Context, phase string, look func(context.Context
 	}
 }
 
+// awaitAtMost is await for no longer than limit, and has no error where it did not come by then.
+func (r *run) awaitAtMost(ctx context.Context, limit time.Duration, phase string, look func(context.Context) (waiting string, err error)) error {
+	short, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := r.await(short, phase, look)
+	if ctx.Err() == nil && (short.Err() != nil || errs.TypeOf(err) == errs.TypeDeadline) {
+		return nil
+	}
+	return err
+}
+
 func (r *run) look(ctx context.Context, look func(context.Context) (string, error)) (string, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

@@ -218,6 +218,9 @@ func (r *run) swap(ctx context.Context) error {
 		return errs.Failed("node %s: calico-node is ready, and the CNI configuration is not Calico's: %s", n.Name, names(reply.State.Files))
 	}
 	r.proved("node %s: calico-node is ready, and new pods get their network from %s", n.Name, active.Name)
+	if err := r.connected(ctx, n.Name); err != nil {
+		return err
+	}
 	return r.kept(ctx, n.Name, before)
 }
 
@@ -376,7 +379,51 @@ func (r *run) swapBack(ctx context.Context) error {
 		return errs.Failed("node %s: the CNI configuration is not Canal's again: %s", n.Name, names(reply.State.Files))
 	}
 	r.proved("node %s: Canal is ready, new pods get their network from %s, and %d addresses in use are host-local's again", n.Name, active.Name, len(addresses))
-	return r.emptyClaim(ctx, n)
+	if err := r.emptyClaim(ctx, n); err != nil {
+		return err
+	}
+	return r.connected(ctx, n.Name)
+}
+
+// connectedWithin is how long pods are waited for that have no network. What they wait
+// for may be something else, so that it is no failure.
+const connectedWithin = 2 * time.Minute
+
+// connected waits until every pod of a node has its network. After a boot, those that
+// were started before the CNI was ready are tried again, and are not there to be measured.
+func (r *run) connected(ctx context.Context, node string) error {
+	var without []string
+	err := r.awaitAtMost(ctx, connectedWithin, "the pods of "+node, func(ctx context.Context) (string, error) {
+		pods, err := r.podsOn(ctx, metav1.NamespaceAll, "", node)
+		if err != nil {
+			return "", err
+		}
+		without = nil
+		for i := range pods {
+			if podUnconnected(&pods[i]) {
+				without = append(without, pods[i].Namespace+"/"+pods[i].Name)
+			}
+		}
+		if len(without) == 0 {
+			return "", nil
+		}
+		return fmt.Sprintf("%d of them have no network yet, such as %s", len(without), without[0]), nil
+	})
+	if err == nil && len(without) > 0 {
+		r.proved("node %s: %d pods still have no network, such as %s", node, len(without), without[0])
+	}
+	return err
+}
+
+// podUnconnected says whether a pod that is to run has no sandbox, and with it no network,
+// as far as its kubelet tells.
+func podUnconnected(p *corev1.Pod) bool {
+	if p.DeletionTimestamp != nil || p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return false
+	}
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReadyToStartContainers && c.Status == corev1.ConditionFalse
+	})
 }
 
 // hasWayBack tells whether a node left Canal, and has kept what it goes back to.

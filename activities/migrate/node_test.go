@@ -2,9 +2,18 @@ package migrate
 
 import (
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"portcullis.dev/portcullis/probes/migration"
 )
 
 // What crashes for good is not waited for until the step's time is over; what may
@@ -77,6 +86,61 @@ func TestAnywhere(t *testing.T) {
 				if string(got) != string(want) {
 					t.Errorf("got %s, want %s", got, want)
 				}
+			}
+		})
+	}
+}
+
+// A step that moves a node waits for the network of its pods, for two minutes at most.
+func TestPodsAreWaitedFor(t *testing.T) {
+	off := corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse}}}
+	now := metav1.Now()
+	for _, c := range []struct {
+		name string
+		pod  corev1.Pod
+		want bool
+	}{
+		{"no sandbox", corev1.Pod{Status: off}, true},
+		{"an older kubelet", corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodPending}}, false},
+		{"on the node's network", corev1.Pod{Spec: corev1.PodSpec{HostNetwork: true}, Status: off}, false},
+		{"it goes", corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}, Status: off}, false},
+		{"it has ended", corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded, Conditions: off.Conditions}}, false},
+	} {
+		if got := podUnconnected(&c.pod); got != c.want {
+			t.Errorf("%s: %t", c.name, got)
+		}
+	}
+	for _, comes := range []time.Duration{30 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			all := course(2)
+			i := slices.IndexFunc(all, func(d deed) bool { return d.step == migration.Swap })
+			w := newWorld(t, 2)
+			mustDo(t, w, all[:i]...)
+			pod := &corev1.Pod{
+				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "booted"},
+				Spec: corev1.PodSpec{NodeName: all[i].node, Containers: []corev1.Container{{Name: "app"}}}, Status: off,
+			}
+			content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.put(&unstructured.Unstructured{Object: content})
+			come := time.AfterFunc(comes, func() {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				unstructured.RemoveNestedField(w.objects[kindOf("v1", "Pod").key("default", "booted")].Object, "status", "conditions")
+			})
+			defer come.Stop()
+			begun := time.Now()
+			in := at(t, all[i].step, all[i].node)
+			in.Timeout = 5 * time.Minute
+			result, err := w.activities(t).Do(t.Context(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			late := strings.Contains(strings.Join(result.Evidence, "\n"), "1 pods still have no network, such as default/booted")
+			if took := time.Since(begun); late != (comes > connectedWithin) || took < min(comes, connectedWithin) || took > min(comes, connectedWithin)+10*time.Second {
+				t.Errorf("comes after %s: took %s, %q", comes, took, result.Evidence)
 			}
 		})
 	}

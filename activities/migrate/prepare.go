@@ -388,9 +388,7 @@ const overlayGoneWithin = 30 * time.Second
 // overlayGone waits until Felix has taken its overlay down, and then removes the black
 // holes that it may leave: what it withdraws while it starts again stays for ever.
 func (r *run) overlayGone(ctx context.Context, nodes []corev1.Node) error {
-	waiting, cancel := context.WithTimeout(ctx, overlayGoneWithin)
-	defer cancel()
-	err := r.await(waiting, "Felix to take its overlay down", func(ctx context.Context) (string, error) {
+	err := r.awaitAtMost(ctx, overlayGoneWithin, "Felix to take its overlay down", func(ctx context.Context) (string, error) {
 		replies, err := r.askAll(ctx, nodes, toPeers(cni.OpLook, nodes))
 		if err != nil {
 			return "", err
@@ -402,7 +400,7 @@ func (r *run) overlayGone(ctx context.Context, nodes []corev1.Node) error {
 		}
 		return "", nil
 	})
-	if err != nil && (waiting.Err() == nil || ctx.Err() != nil) {
+	if err != nil {
 		return err
 	}
 	_, err = r.askAll(ctx, nodes, func(n *corev1.Node) (cni.Request, error) {
