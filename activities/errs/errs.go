@@ -30,6 +30,9 @@ const (
 	TypeDeadline = "Deadline"
 	// TypeFailed: the cluster answered with a failure that waiting does not mend.
 	TypeFailed = "Failed"
+	// TypePreflight: a preflight, or the plan that follows from it, found something
+	// that must be mended first; nothing was changed.
+	TypePreflight = "PreflightFailed"
 )
 
 func final(kind string, cause error, format string, args ...any) error {
@@ -59,6 +62,9 @@ func Deadline(format string, args ...any) error { return final(TypeDeadline, nil
 
 // Failed says that the other side answered with a lasting failure.
 func Failed(format string, args ...any) error { return final(TypeFailed, nil, format, args...) }
+
+// Preflight says what a preflight found that must be mended first.
+func Preflight(format string, args ...any) error { return final(TypePreflight, nil, format, args...) }
 
 // Unavailable says that it may work later. It is the only retryable one.
 func Unavailable(format string, args ...any) error {

@@ -144,10 +144,10 @@ func (m *cluster) plan() (*migration.Plan, error) {
 func (m *cluster) agreed(plan *migration.Plan) error {
 	where := m.state.Cluster.Name
 	if len(plan.Refused) > 0 {
-		return errs.Failed("cluster %s cannot be migrated as it is: %s", where, story.Some(plan.Refused, namedAtMost))
+		return errs.Preflight("cluster %s cannot be migrated as it is: %s", where, story.Some(plan.Refused, namedAtMost))
 	}
 	if len(plan.Nodes) == 0 {
-		return errs.Failed("cluster %s has no nodes to migrate", where)
+		return errs.Preflight("cluster %s has no nodes to migrate", where)
 	}
 	if !strings.HasPrefix(plan.Hash, strings.ToLower(m.in.Plan)) {
 		return errs.Conflict("the plan of cluster %s is not %s any more: the cluster, or what was asked for, is not as it was; run portcullis migrate plan %s again, and start with what it says",

@@ -508,6 +508,73 @@ func TestNodesThatComeAndGo(t *testing.T) {
 			t.Error("a node that joined with Calico was moved")
 		}
 	})
+	// Turn cannot be made while a node has Canal: it is moved first, as the others were.
+	t.Run("joins while turn is tried again", func(t *testing.T) {
+		r := newRun(t, three...)
+		r.on("Do turn", func(context.Context) error { r.c.Add("w9"); return errs.Unavailable("no answer") })
+		out := r.do(migration.Options{})
+		r.wantMigrated(out)
+		r.wantCalls("Do turn", "Do swap w9", "Do turn", "Do unlink")
+		if r.count("Undo") != 0 || strings.Contains(logOf(out), "stopped") {
+			t.Errorf("it stopped:\n%s", logOf(out))
+		}
+	})
+	t.Run("joins while turn waits for another that did", func(t *testing.T) {
+		r := newRun(t, three...)
+		r.on("Do turn", func(context.Context) error { r.c.Add("w8"); return errs.Unavailable("no answer") })
+		r.on("Do uncordon w8", joins(r, "w9"))
+		r.on("Do swap w8", joins(r, "cp9*"))
+		r.wantMigrated(r.do(migration.Options{Mode: migration.Drain}))
+		r.wantCalls("Do turn", "Do swap w8", "Do swap w9", "Do turn", "Do unlink")
+	})
+	t.Run("joins while turn is tried again, and goes", func(t *testing.T) {
+		r := newRun(t, three...)
+		r.on("Do turn", func(context.Context) error {
+			r.c.Add("w9")
+			r.on("Nodes", func(context.Context) error { r.c.Drop("w9"); return nil })
+			return errs.Unavailable("no answer")
+		})
+		out := r.do(migration.Options{})
+		r.wantMigrated(out)
+		if strings.Contains(logOf(out), "stopped") {
+			t.Errorf("it stopped:\n%s", logOf(out))
+		}
+	})
+	t.Run("joins while turn is tried again, and fails", func(t *testing.T) {
+		r := newRun(t, three...)
+		r.on("Do turn", func(context.Context) error { r.c.Add("w9"); return errs.Unavailable("no answer") })
+		r.on("Do swap w9", fail(errs.Failed("it broke")))
+		r.at(time.Hour, func(s contract.MigrateStatus) {
+			if s.State != contract.StateStopped || !strings.Contains(s.Reason, "w9: swap: it broke") {
+				t.Errorf("%s: %s", s.State, s.Reason)
+			}
+		})
+		r.after(time.Hour, contract.UpdateResume, "resume", by("bob"))
+		r.wantMigrated(r.do(migration.Options{}))
+		r.wantCalls("Undo swap w9", "Undo turn", "Do swap w9", "Do turn", "Do unlink")
+	})
+	t.Run("joins while turn is tried again, and it is paused", func(t *testing.T) {
+		r := newRun(t, three...)
+		r.on("Do turn", func(context.Context) error { r.c.Add("w9"); return errs.Unavailable("no answer") })
+		r.on("Do swap w9", r.update(contract.UpdatePause, "pause", contract.Order{By: "bob"}))
+		r.after(time.Hour, contract.UpdateResume, "resume", by("bob"))
+		r.wantMigrated(r.do(migration.Options{}))
+	})
+	t.Run("joins while turn is tried again, and it is aborted", func(t *testing.T) {
+		r := newRun(t, three...)
+		r.on("Do turn", func(context.Context) error { r.c.Add("w9"); return errs.Unavailable("no answer") })
+		r.on("Do swap w9", r.abort())
+		r.wantOriginal(r.do(migration.Options{}), "aborted")
+	})
+	t.Run("joins while turn is tried again, and the history is long", func(t *testing.T) {
+		r := newRun(t, three...)
+		r.on("Do turn", func(context.Context) error { r.c.Add("w9"); return errs.Unavailable("no answer") })
+		r.on("Do swap w9", r.long())
+		r.wantMigrated(r.do(migration.Options{}))
+		if r.runs == 0 {
+			t.Error("it did not continue as new")
+		}
+	})
 	t.Run("joins late, and all goes back", func(t *testing.T) {
 		r := newRun(t, three...)
 		r.on("Do unlink", joins(r, "w9"))
@@ -554,6 +621,44 @@ func TestNodesThatComeAndGo(t *testing.T) {
 	})
 }
 
+// Whenever a node joins before Clean, also while the step of the moment is tried again, it
+// comes to Calico without a stop.
+func TestANodeJoinsAtAnyMoment(t *testing.T) {
+	for _, name := range []string{"w9", "cp9*"} {
+		for _, again := range []bool{false, true} {
+			for n, last := 0, false; !last; n++ {
+				r := newRun(t, "cp*", "w1")
+				r.c.Early = n%2 == 0
+				seen := 0
+				r.w.Hook = func(_ context.Context, call, subject string) error {
+					r.mu.Lock()
+					defer r.mu.Unlock()
+					if call == "Claim" || seen > 0 {
+						seen++
+					}
+					if seen != n+1 {
+						return nil
+					}
+					r.c.Add(name)
+					last = call+" "+subject == "Do clean"
+					if again {
+						return errs.Unavailable("no answer")
+					}
+					return nil
+				}
+				out := r.do(migration.Options{})
+				r.wantMigrated(out)
+				if told := logOf(out); strings.Contains(told, "stopped") || strings.Contains(told, "failed") {
+					t.Errorf("%s at %d, again %v:\n%s", name, n, again, told)
+				}
+				if t.Failed() {
+					return
+				}
+			}
+		}
+	}
+}
+
 func TestWindows(t *testing.T) {
 	r := newRun(t, three...)
 	r.env.SetStartTime(time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC))
@@ -598,7 +703,7 @@ func TestRefusals(t *testing.T) {
 		"other one":     {func(_ *run, in *contract.MigrateInput) { in.Options.Manifest = strings.Repeat("0", 64) }, errs.TypeInvalid, "not the one that was planned"},
 		"no cluster":    {func(_ *run, in *contract.MigrateInput) { in.Cluster = "nowhere" }, errs.TypeNotFound, "nowhere"},
 		"bad window":    {func(_ *run, in *contract.MigrateInput) { in.Options.Windows = []migration.Window{{From: "x"}} }, errs.TypeInvalid, "no time of day"},
-		"no such node":  {func(_ *run, in *contract.MigrateInput) { in.Options.First = []string{"w7"} }, errs.TypeFailed, "there is no node w7"},
+		"no such node":  {func(_ *run, in *contract.MigrateInput) { in.Options.First = []string{"w7"} }, errs.TypePreflight, "there is no node w7"},
 		"not told":      {func(r *run, in *contract.MigrateInput) { r.c.Drop("w1"); in.Plan = good(r).Plan; in.Acknowledge = nil }, errs.TypeInvalid, migration.AckOneNode},
 		"claimed":       {func(r *run, _ *contract.MigrateInput) { r.on("Claim", fail(errs.Conflict("rollout/p runs"))) }, errs.TypeConflict, "rollout/p runs"},
 		"nothing there": {func(r *run, _ *contract.MigrateInput) { r.c.Nothing = true }, errs.TypeFailed, "nothing on cluster prod that could be probed"},

@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
@@ -30,6 +31,8 @@ func TestExitCodeFollowsTheErrorsType(t *testing.T) {
 		exitDenied:      {errs.Denied("x"), errs.Untrusted("x")},
 		exitUnavailable: {errs.Unavailable("x"), errs.Deadline("x"), context.DeadlineExceeded},
 		exitNotPassed:   {errs.Failed("x"), notPassed{state: contract.StateRolledBack}},
+		exitPreflight:   {errs.Preflight("x"), preflightEnded{status: preflight.Fail}},
+		exitUnknown:     {preflightEnded{status: preflight.Unsure}},
 		exitInterrupted: {context.Canceled},
 	} {
 		for _, err := range cases {

@@ -48,7 +48,7 @@ var exitTable = []struct {
 	{exitDenied, "credentials are refused, or a certificate does not verify"},
 	{exitUnavailable, "Temporal, the daemon, Rancher or a cluster did not answer in time"},
 	{exitNotPassed, "it ended without success: rolled back, rejected, aborted, failed, on Canal again; or probes did not pass"},
-	{exitPreflight, "a preflight found something that must be mended first"},
+	{exitPreflight, "a preflight, or the plan of a migration, found something that must be mended first; nothing was changed"},
 	{exitUnknown, "a preflight could not find out everything that must be known; nothing that it found failed"},
 	{exitInterrupted, "interrupted; a rollout or migration goes on without the command that watched it"},
 }
@@ -93,6 +93,7 @@ var codeOfType = map[string]int{
 	errs.TypeUnavailable: exitUnavailable,
 	errs.TypeDeadline:    exitUnavailable,
 	errs.TypeFailed:      exitNotPassed,
+	errs.TypePreflight:   exitPreflight,
 }
 
 // exitCode decides by the error's type.
@@ -126,7 +127,7 @@ func classify(err error) (int, string) {
 	case errors.As(err, &ended):
 		return exitNotPassed, "NotPassed"
 	case errors.As(err, &checks) && checks.status == preflight.Fail:
-		return exitPreflight, "PreflightFailed"
+		return exitPreflight, errs.TypePreflight
 	case errors.As(err, &checks):
 		return exitUnknown, "PreflightUnknown"
 	case errors.As(err, &absent), errors.As(err, &path) && errors.Is(err, fs.ErrNotExist):

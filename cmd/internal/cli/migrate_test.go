@@ -273,6 +273,11 @@ func TestMigrateStartIsRefused(t *testing.T) {
 	require.Equal(t, exitConflict, r.code)
 	require.Contains(t, r.errors, "not a1b2 any more")
 
+	// What a plan would refuse ends as the plan does.
+	r = run(t, starting(errs.Preflight("cluster prod cannot be migrated as it is: there is no Canal")), startArgs("prod")...)
+	require.Equal(t, exitPreflight, r.code)
+	require.Equal(t, "portcullis: cluster prod cannot be migrated as it is: there is no Canal\n", r.errors)
+
 	// It ended before it could be asked.
 	f = starting(already())
 	f.closed, f.resultErr = true, map[string]error{contract.MigrateWorkflow: errs.Invalid("must be started with an acknowledgement of: single-node")}

@@ -102,7 +102,7 @@ func TestRefused(t *testing.T) {
 		for _, c := range []refusal{
 			{name: "preflight", args: []string{"preflight", cluster}, code: 10, says: []string{"4789", "canal-2"}},
 			{name: "plan", args: []string{"migrate", "plan", cluster, "--calico", calico}, code: 10, says: []string{"4789", "canal-2"}},
-			{name: "start", args: start("--plan", hash, "--calico", calico), code: 9, says: []string{"4789", "canal-2"}},
+			{name: "start", args: start("--plan", hash, "--calico", calico), code: 10, says: []string{"4789", "canal-2"}},
 		} {
 			t.Run(c.name, c.try)
 		}
@@ -247,7 +247,7 @@ func TestInPlace(t *testing.T) {
 	t.Run("there is nothing to migrate from any more", func(t *testing.T) {
 		for _, c := range []refusal{
 			{name: "plan", args: []string{"migrate", "plan", cluster, "--calico", calico}, code: 10, says: []string{"no Canal"}},
-			{name: "start", args: []string{"migrate", "start", cluster, "--plan", passage.plan.Plan.Hash, "--calico", calico, "--by", by}, code: 9, says: []string{"no Canal"}},
+			{name: "start", args: []string{"migrate", "start", cluster, "--plan", passage.plan.Plan.Hash, "--calico", calico, "--by", by}, code: 10, says: []string{"no Canal"}},
 		} {
 			t.Run(c.name, c.try)
 		}
