@@ -3,122 +3,37 @@
 package e2e
 
 import (
-	"context"
-	"flag"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
 )
 
-// p is the Portcullis that most tests share: one Temporal, one daemon.
-var p *drive.Portcullis
+var must = drivetest.Must
 
-// daemon is the daemon of p that the last test left running.
-var daemon *drive.Process
+// p is the Portcullis that most tests share.
+var p *drivetest.Lab
 
 const rolloutLimit = 6 * time.Minute
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// run starts the lab where it is not up, and takes down what it started.
-func run(m *testing.M) (int, error) {
-	if os.Geteuid() != 0 {
-		return 1, fmt.Errorf("the lab needs root")
-	}
-	bin, err := filepath.Abs("../../../bin")
-	if err != nil {
-		return 1, err
-	}
-	labDir := os.Getenv("PORTCULLIS_LAB_DIR")
-	if labDir == "" {
-		labDir = "/var/lib/portcullis-lab"
-	}
-	ctx := context.Background()
-	_, before := os.Stat(filepath.Join(labDir, "pipeline.yaml"))
-	if err := lab(ctx, bin, "up"); err != nil {
-		return 1, err
-	}
-	if before != nil && os.Getenv("PORTCULLIS_LAB_KEEP") == "" {
-		defer func() {
-			if err := lab(ctx, bin, "down"); err != nil {
-				fmt.Fprintln(os.Stderr, "e2e:", err)
-			}
-		}()
-	}
-	dir, err := os.MkdirTemp("", "portcullis-e2e-")
-	if err != nil {
-		return 1, err
-	}
-	p, err = drive.Start(ctx, drive.Options{LabDir: labDir, BinDir: bin, Dir: dir})
-	if err != nil {
-		return 1, err
-	}
-	defer p.Stop()
-	if daemon, err = p.StartDaemon("daemon", nil); err != nil {
-		return 1, err
-	}
-	code := m.Run()
-	if code == 0 {
-		_ = os.RemoveAll(dir)
-	} else {
-		fmt.Fprintln(os.Stderr, "e2e: logs are in", dir)
-		for _, log := range []string{"daemon.log", "temporal.log"} {
-			show(filepath.Join(dir, log))
-		}
-	}
-	return code, nil
-}
-
-// show prints the end of a log: on a machine that is gone later, it is all there is.
-func show(file string) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return
-	}
-	lines := strings.Split(string(b), "\n")
-	fmt.Fprintf(os.Stderr, "--- end of %s\n%s\n", filepath.Base(file), strings.Join(lines[max(0, len(lines)-60):], "\n"))
-}
-
-func lab(ctx context.Context, bin string, args ...string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "lab"), args...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("lab %s: %w", strings.Join(args, " "), err)
-	}
-	return nil
+	drivetest.Main("e2e", func(l *drivetest.Lab) (int, error) {
+		p = l
+		return m.Run(), nil
+	})
 }
 
 // commit makes a commit of a scenario of the policy repository.
 func commit(t *testing.T, scenario string) string {
 	t.Helper()
-	sha, err := p.Lab(t.Context(), "policy", "commit", scenario)
-	must(t, err)
-	return sha
+	return p.MustLab(t, "policy", "commit", scenario)
 }
 
 // start begins a rollout and fails the test where that is refused.
 func start(t *testing.T, file, revision string, more ...string) {
 	t.Helper()
-	args := append([]string{"rollout", "start", "-f", file, "--revision", revision, "--after-rollback", "--by", "e2e"}, more...)
-	r, err := p.CLI(t.Context(), args...)
-	must(t, err)
-	if r.Code != 0 {
-		t.Fatalf("rollout start: exit %d: %s", r.Code, r.Stderr)
-	}
+	p.Call(t, 0, append([]string{"rollout", "start", "-f", file, "--revision", revision, "--after-rollback", "--by", "e2e"}, more...)...)
 }
 
 // pass takes a revision through all environments, giving every approval that is asked for.
@@ -156,23 +71,36 @@ func goodEverywhere(t *testing.T) string {
 // finish waits for the end and approves on the way.
 func finish(t *testing.T, pipeline string) drive.Status {
 	t.Helper()
-	s, err := p.Until(t.Context(), pipeline, rolloutLimit, "at a gate or ended", func(s drive.Status) bool { return s.Gate != nil || !s.Running })
-	must(t, err)
+	s := until(t, pipeline, "at a gate or ended", func(s drive.Status) bool { return s.Gate != nil || !s.Running })
 	if s.Running {
 		approve(t, pipeline, s.Gate.Evidence.Hash)
 	}
-	s, err = p.Ended(t.Context(), pipeline, rolloutLimit)
+	return ended(t, pipeline)
+}
+
+// until waits for a rollout.
+func until(t *testing.T, pipeline, what string, ok func(drive.Status) bool) drive.Status {
+	t.Helper()
+	s, err := p.Until(t.Context(), pipeline, rolloutLimit, what, ok)
 	must(t, err)
 	return s
 }
 
+// ended waits for the end of a rollout.
+func ended(t *testing.T, pipeline string) drive.Status {
+	t.Helper()
+	return until(t, pipeline, "ended", func(s drive.Status) bool { return !s.Running })
+}
+
+// now waits until dev is in a state, or the rollout has ended.
+func now(t *testing.T, pipeline, state string) {
+	t.Helper()
+	until(t, pipeline, state, func(s drive.Status) bool { return s.Now("dev") == state || !s.Running })
+}
+
 func approve(t *testing.T, pipeline, evidence string) {
 	t.Helper()
-	r, err := p.CLI(t.Context(), "rollout", "approve", pipeline, "--evidence", evidence, "--by", "e2e", "--why", "seen in staging")
-	must(t, err)
-	if r.Code != 0 {
-		t.Fatalf("approve: exit %d: %s", r.Code, r.Stderr)
-	}
+	p.Call(t, 0, "rollout", "approve", pipeline, "--evidence", evidence, "--by", "e2e", "--why", "seen in staging")
 }
 
 // sample is the lab's own pipeline.
@@ -186,23 +114,12 @@ func sample(t *testing.T) string {
 // source is what checkout accepts on a cluster: where the bad revisions differ.
 func source(t *testing.T, cluster string) string {
 	t.Helper()
-	out, err := p.Kubectl(t.Context(), cluster, "get", "globalnetworkpolicies.crd.projectcalico.org", "default.checkout-api",
+	return p.MustKubectl(t, cluster, "get", "globalnetworkpolicies.crd.projectcalico.org", "default.checkout-api",
 		"-o", "jsonpath={.spec.ingress[0].source.selector} {.spec.ingress[0].source.nets[0]}")
-	must(t, err)
-	return out
 }
 
 // gitRepo reads one field of a GitRepo.
 func gitRepo(t *testing.T, name, jsonpath string) string {
 	t.Helper()
-	out, err := p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "get", "gitrepos.fleet.cattle.io", name, "-o", "jsonpath="+jsonpath)
-	must(t, err)
-	return out
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	return p.MustKubectl(t, "mgmt", "-n", "fleet-default", "get", "gitrepos.fleet.cattle.io", name, "-o", "jsonpath="+jsonpath)
 }

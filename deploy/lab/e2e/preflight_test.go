@@ -1,10 +1,8 @@
 package e2e
 
 import (
-	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
 )
@@ -52,10 +50,8 @@ func TestPreflight(t *testing.T) {
 			t.Errorf("%s is not in the report", id)
 		}
 	}
-	r, err = p.CLI(t.Context(), "migrate", "plan", "prod")
-	must(t, err)
-	if r.Code != 10 || !strings.Contains(r.Stdout, "no Canal in this cluster") {
-		t.Errorf("a migration from Calico: exit %d, want 10: %s %s", r.Code, r.Stdout, r.Stderr)
+	if r := p.Call(t, 10, "migrate", "plan", "prod"); !strings.Contains(r.Stdout, "no Canal in this cluster") {
+		t.Errorf("a migration from Calico: %s %s", r.Stdout, r.Stderr)
 	}
 }
 
@@ -65,16 +61,7 @@ func TestGateAsksForPreflight(t *testing.T) {
 	pass(t, devOnly(t), drive.Pipeline, commit(t, "v1"))
 	file := devOnly(t, withGate("{preflight: true}")...)
 	before, good := gitRepo(t, drive.Pipeline+"-dev", "{.spec.revision}"), commit(t, "good")
-	fault, err := p.Lab(t.Context(), "fault", "inject", "cni-readonly", "dev-1")
-	must(t, err)
-	mend := func() {
-		ctx, stop := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
-		defer stop()
-		if _, err := p.Lab(ctx, "fault", "clear", fault); err != nil {
-			t.Error(err)
-		}
-	}
-	t.Cleanup(mend)
+	mend := p.Inject(t, "cni-readonly", "dev-1")
 	start(t, file, good)
 	s := finish(t, drive.Pipeline)
 	dev := s.Environment("dev")

@@ -73,14 +73,9 @@ func killAt(t *testing.T, state string) {
 	for i, s := range order {
 		rank[s] = i
 	}
-	_, err := p.Until(t.Context(), drive.Pipeline, rolloutLimit, "at "+state, func(s drive.Status) bool {
-		return rank[s.Now("dev")] >= rank[state] || !s.Running
-	})
-	must(t, err)
-	daemon.Kill()
+	until(t, drive.Pipeline, "at "+state, func(s drive.Status) bool { return rank[s.Now("dev")] >= rank[state] || !s.Running })
+	p.Kill(t)
 	t.Logf("killed at %s", state)
-	daemon, err = p.StartDaemon("daemon", nil)
-	must(t, err)
 }
 
 // TestTwoDaemons work on one rollout, and one of them may go.
@@ -91,8 +86,7 @@ func TestTwoDaemons(t *testing.T) {
 	file := devOnly(t)
 	pass(t, file, drive.Pipeline, commit(t, "v1"))
 	start(t, file, commit(t, "good"))
-	_, err = p.Until(t.Context(), drive.Pipeline, rolloutLimit, "verifying", func(s drive.Status) bool { return s.Now("dev") == "verifying" || !s.Running })
-	must(t, err)
+	now(t, drive.Pipeline, "verifying")
 	second.Kill()
 	if s := finish(t, drive.Pipeline); s.State != "verified" {
 		t.Fatal(s)
@@ -104,8 +98,7 @@ func TestTemporalDown(t *testing.T) {
 	file := devOnly(t, withGate("{soak: 10s}")...)
 	pass(t, file, drive.Pipeline, commit(t, "v1"))
 	start(t, file, commit(t, "good"))
-	_, err := p.Until(t.Context(), drive.Pipeline, rolloutLimit, "verifying", func(s drive.Status) bool { return s.Now("dev") == "verifying" || !s.Running })
-	must(t, err)
+	now(t, drive.Pipeline, "verifying")
 	p.StopTemporal()
 	time.Sleep(time.Minute)
 	must(t, p.StartTemporal(t.Context()))
@@ -113,7 +106,7 @@ func TestTemporalDown(t *testing.T) {
 		t.Fatal(s)
 	}
 	select {
-	case <-daemon.Done():
+	case <-p.Daemon.Done():
 		t.Error("the daemon ended while Temporal was away")
 	default:
 	}
@@ -129,15 +122,9 @@ func TestLostRevert(t *testing.T) {
 	for round := range 2 {
 		pass(t, file, drive.Pipeline, a)
 		start(t, file, b)
-		_, err := p.Until(t.Context(), drive.Pipeline, rolloutLimit, "settled", func(s drive.Status) bool { return s.Now("dev") == "verifying" || !s.Running })
-		must(t, err)
-		r, err := p.CLI(t.Context(), "rollout", "abort", drive.Pipeline, "--by", "e2e", "--why", "at once")
-		must(t, err)
-		if r.Code != 0 {
-			t.Fatalf("abort: exit %d: %s", r.Code, r.Stderr)
-		}
-		s, err := p.Ended(t.Context(), drive.Pipeline, rolloutLimit)
-		must(t, err)
+		now(t, drive.Pipeline, "verifying")
+		p.Call(t, 0, "rollout", "abort", drive.Pipeline, "--by", "e2e", "--why", "at once")
+		s := ended(t, drive.Pipeline)
 		e := s.Environment("dev")
 		if e.Result == nil || e.Result.Rollback == nil || !e.Result.Rollback.Live || !e.Result.Rollback.Proven {
 			t.Fatalf("round %d: %s", round, s)
@@ -214,8 +201,7 @@ func TestFaults(t *testing.T) {
 			}()
 			if c.goesOnWhen == "never" {
 				must(t, <-began)
-				_, err := p.Until(t.Context(), drive.Pipeline, rolloutLimit, "rolling back", func(s drive.Status) bool { return s.Now("dev") == "rolling-back" || !s.Running })
-				must(t, err)
+				now(t, drive.Pipeline, "rolling-back")
 				c.mend(t)
 				mended = true
 				s := finish(t, drive.Pipeline)
@@ -262,10 +248,8 @@ func labDo(t *testing.T, args ...string) {
 
 func scaleFleetAgent(t *testing.T, replicas int) {
 	t.Helper()
-	kind, err := p.Kubectl(t.Context(), "dev", "-n", "cattle-fleet-system", "get", "deployments,statefulsets", "-o", "name")
-	must(t, err)
-	_, err = p.Kubectl(t.Context(), "dev", "-n", "cattle-fleet-system", "scale", strings.Fields(kind)[0], fmt.Sprintf("--replicas=%d", replicas))
-	must(t, err)
+	kind := p.MustKubectl(t, "dev", "-n", "cattle-fleet-system", "get", "deployments,statefulsets", "-o", "name")
+	p.MustKubectl(t, "dev", "-n", "cattle-fleet-system", "scale", strings.Fields(kind)[0], fmt.Sprintf("--replicas=%d", replicas))
 }
 
 // TestBadInput: one clear line with the place, an exit code of its own, and
@@ -296,18 +280,17 @@ func TestBadInput(t *testing.T) {
 		{"bad selector", []string{"from: {namespace: data, selector: \"app == 'db'\"}", "from: {namespace: data, selector: \"app = 'db'\"}"}, good, 3, []string{"selector", ".yaml:"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			refused(t, p, devOnly(t, c.edit...), c.revision, c.code, c.says)
+			refused(t, devOnly(t, c.edit...), c.revision, c.code, c.says)
 		})
 	}
 	t.Run("branch and revision set by someone else", func(t *testing.T) {
 		repo := drive.Pipeline + "-dev"
 		patch := func(branch string) {
-			_, err := p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "patch", "gitrepos.fleet.cattle.io", repo, "--type=merge", "-p", `{"spec":{"branch":"`+branch+`"}}`)
-			must(t, err)
+			p.MustKubectl(t, "mgmt", "-n", "fleet-default", "patch", "gitrepos.fleet.cattle.io", repo, "--type=merge", "-p", `{"spec":{"branch":"`+branch+`"}}`)
 		}
 		patch("main")
 		defer patch("")
-		refused(t, p, devOnly(t), good, 5, []string{repo, "branch"})
+		refused(t, devOnly(t), good, 5, []string{repo, "branch"})
 	})
 	if after := fingerprint(t); after != before {
 		t.Errorf("something was changed:\n%s\nwant\n%s", after, before)
@@ -315,7 +298,7 @@ func TestBadInput(t *testing.T) {
 }
 
 // refused: the start ends with the code and one line that says all of says.
-func refused(t *testing.T, p *drive.Portcullis, file, revision string, code int, says []string) {
+func refused(t *testing.T, file, revision string, code int, says []string) {
 	t.Helper()
 	args := []string{"rollout", "start", "-f", file, "--after-rollback", "--by", "e2e"}
 	if revision != "" {
@@ -382,11 +365,9 @@ func offMain(t *testing.T) string {
 // fingerprint is all that a rollout could change on dev and in Fleet.
 func fingerprint(t *testing.T) string {
 	t.Helper()
-	live, err := p.Kubectl(t.Context(), "dev", "get", "globalnetworkpolicies.crd.projectcalico.org,networkpolicies.networking.k8s.io", "-A",
+	live := p.MustKubectl(t, "dev", "get", "globalnetworkpolicies.crd.projectcalico.org,networkpolicies.networking.k8s.io", "-A",
 		"-o", `jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.uid} {.spec}{"\n"}{end}`)
-	must(t, err)
-	repos, err := p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "get", "gitrepos.fleet.cattle.io",
+	repos := p.MustKubectl(t, "mgmt", "-n", "fleet-default", "get", "gitrepos.fleet.cattle.io",
 		"-o", `jsonpath={range .items[*]}{.metadata.name} {.spec.revision} {.spec.paused} {.spec.targets}{"\n"}{end}`)
-	must(t, err)
 	return live + "\n" + repos
 }

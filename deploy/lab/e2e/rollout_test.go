@@ -50,8 +50,7 @@ func TestBadInDev(t *testing.T) {
 	}
 	bad := commit(t, "bad-in-dev")
 	start(t, file, bad)
-	s, err := p.Ended(t.Context(), drive.Pipeline, rolloutLimit)
-	must(t, err)
+	s := ended(t, drive.Pipeline)
 	stopped(t, s, "dev", good)
 	for _, env := range []string{"staging", "prod"} {
 		if e := s.Environment(env); e.State != "pending" {
@@ -72,21 +71,11 @@ func TestBadInDev(t *testing.T) {
 // held: after a rollback nothing starts until a person says so.
 func held(t *testing.T, file, revision string) {
 	t.Helper()
-	r, err := p.CLI(t.Context(), "rollout", "start", "-f", file, "--revision", revision, "--by", "e2e")
-	must(t, err)
-	if r.Code != 6 || !strings.Contains(r.Stderr, "held") {
-		t.Errorf("start on a held pipeline: exit %d: %s", r.Code, r.Stderr)
+	if r := p.Call(t, 6, "rollout", "start", "-f", file, "--revision", revision, "--by", "e2e"); !strings.Contains(r.Stderr, "held") {
+		t.Errorf("start on a held pipeline: %s", r.Stderr)
 	}
-	r, err = p.CLI(t.Context(), "rollout", "release", drive.Pipeline, "--by", "e2e")
-	must(t, err)
-	if r.Code != 0 {
-		t.Errorf("release: exit %d: %s", r.Code, r.Stderr)
-	}
-	r, err = p.CLI(t.Context(), "rollout", "plan", "-f", file, "--revision", revision)
-	must(t, err)
-	if r.Code != 0 {
-		t.Errorf("plan after release: exit %d: %s", r.Code, r.Stderr)
-	}
+	p.Call(t, 0, "rollout", "release", drive.Pipeline, "--by", "e2e")
+	p.Call(t, 0, "rollout", "plan", "-f", file, "--revision", revision)
 }
 
 // TestBadOnlyInProd passes dev and staging and is stopped, and put back, in prod.
@@ -129,12 +118,9 @@ func TestSecondRolloutIsRefused(t *testing.T) {
 	goodEverywhere(t)
 	first, second := commit(t, "v1"), commit(t, "good")
 	start(t, file, first)
-	running, err := p.Until(t.Context(), drive.Pipeline, rolloutLimit, "settled in dev", func(s drive.Status) bool { return s.Now("dev") == "verifying" })
-	must(t, err)
-	r, err := p.CLI(t.Context(), "rollout", "start", "-f", file, "--revision", second, "--by", "e2e")
-	must(t, err)
-	if r.Code != 5 || !strings.Contains(r.Stderr, running.RunID) {
-		t.Errorf("a second start: exit %d, want 5 and run %s named: %s", r.Code, running.RunID, r.Stderr)
+	running := until(t, drive.Pipeline, "settled in dev", func(s drive.Status) bool { return s.Now("dev") == "verifying" })
+	if r := p.Call(t, 5, "rollout", "start", "-f", file, "--revision", second, "--by", "e2e"); !strings.Contains(r.Stderr, running.RunID) {
+		t.Errorf("a second start does not name run %s: %s", running.RunID, r.Stderr)
 	}
 	start(t, file, second, "--supersede")
 	goodCommit = second
@@ -153,41 +139,25 @@ func TestPeople(t *testing.T) {
 	file := sample(t)
 	good := goodEverywhere(t)
 	start(t, file, commit(t, "v1"))
-	r, err := p.CLI(t.Context(), "rollout", "pause", drive.Pipeline, "--by", "e2e", "--why", "lunch")
-	must(t, err)
-	if r.Code != 0 {
-		t.Fatalf("pause: exit %d: %s", r.Code, r.Stderr)
-	}
+	p.Call(t, 0, "rollout", "pause", drive.Pipeline, "--by", "e2e", "--why", "lunch")
 	time.Sleep(20 * time.Second)
 	s, err := p.Status(t.Context(), drive.Pipeline)
 	must(t, err)
 	if s.State != "paused" || s.Environment("staging").State != "pending" {
 		t.Fatalf("not paused: %s", s)
 	}
-	r, err = p.CLI(t.Context(), "rollout", "resume", drive.Pipeline, "--by", "e2e")
-	must(t, err)
-	if r.Code != 0 {
-		t.Fatalf("resume: exit %d: %s", r.Code, r.Stderr)
-	}
-	_, err = p.Until(t.Context(), drive.Pipeline, rolloutLimit, "at prod's gate", func(s drive.Status) bool { return s.Gate != nil })
-	must(t, err)
-	r, err = p.CLI(t.Context(), "rollout", "approve", drive.Pipeline, "--evidence", strings.Repeat("0", 64), "--by", "e2e", "--why", "no idea")
-	must(t, err)
-	if r.Code != 5 || !strings.Contains(r.Stderr, "evidence has changed") {
-		t.Errorf("approval of other evidence: exit %d: %s", r.Code, r.Stderr)
+	p.Call(t, 0, "rollout", "resume", drive.Pipeline, "--by", "e2e")
+	until(t, drive.Pipeline, "at prod's gate", func(s drive.Status) bool { return s.Gate != nil })
+	other := p.Call(t, 5, "rollout", "approve", drive.Pipeline, "--evidence", strings.Repeat("0", 64), "--by", "e2e", "--why", "no idea")
+	if !strings.Contains(other.Stderr, "evidence has changed") {
+		t.Errorf("approval of other evidence: %s", other.Stderr)
 	}
 	s, err = p.Status(t.Context(), drive.Pipeline)
 	must(t, err)
 	approve(t, drive.Pipeline, s.Gate.Evidence.Hash)
-	_, err = p.Until(t.Context(), drive.Pipeline, rolloutLimit, "soaking in prod", func(s drive.Status) bool { return s.Now("prod") == "soaking" })
-	must(t, err)
-	r, err = p.CLI(t.Context(), "rollout", "reject", drive.Pipeline, "--by", "e2e", "--why", "users complain")
-	must(t, err)
-	if r.Code != 0 {
-		t.Fatalf("reject: exit %d: %s", r.Code, r.Stderr)
-	}
-	s, err = p.Ended(t.Context(), drive.Pipeline, rolloutLimit)
-	must(t, err)
+	until(t, drive.Pipeline, "soaking in prod", func(s drive.Status) bool { return s.Now("prod") == "soaking" })
+	p.Call(t, 0, "rollout", "reject", drive.Pipeline, "--by", "e2e", "--why", "users complain")
+	s = ended(t, drive.Pipeline)
 	e := s.Environment("prod")
 	if e.Result == nil || e.Result.Rollback == nil || !e.Result.Rollback.Proven || e.Result.Rollback.Revision != good {
 		t.Fatalf("prod was to be put back to %.7s and proven: %s", good, s)

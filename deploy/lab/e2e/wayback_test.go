@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
 )
 
 // noGitRepos takes away every GitRepo of the lab, and what it delivered: two that
@@ -20,19 +21,13 @@ func noGitRepos(t *testing.T) {
 	must(t, err)
 	_, err = p.Kubectl(ctx, "mgmt", "-n", "fleet-default", "delete", "configmaps", "-l", "portcullis.dev/pipeline", "--ignore-not-found")
 	must(t, err)
-	eventually(t, time.Minute, "all BundleDeployments of policies to be gone", func() bool {
+	drivetest.Eventually(t, time.Minute, "all BundleDeployments of policies to be gone", func() string {
 		out, err := p.Kubectl(ctx, "mgmt", "get", "bundledeployments.fleet.cattle.io", "-A", "-l", "fleet.cattle.io/repo-name", "-o", "name")
-		return err == nil && out == ""
-	})
-}
-
-func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(limit); !ok(); time.Sleep(time.Second) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %s for %s", limit, what)
+		if err != nil {
+			return err.Error()
 		}
-	}
+		return out
+	})
 }
 
 // only writes a pipeline with the lab's source and probes, and environments of its own.
@@ -67,17 +62,12 @@ func TestFirstRolloutIsTakenBack(t *testing.T) {
 	if left, err := p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "get", "gitrepos.fleet.cattle.io", "-o", "name"); err != nil || left != "" {
 		t.Errorf("left: %s, %v", left, err)
 	}
-	out, err := p.Kubectl(t.Context(), "dev", "get", "globalnetworkpolicies.crd.projectcalico.org", "-o", "name")
-	must(t, err)
+	out := p.MustKubectl(t, "dev", "get", "globalnetworkpolicies.crd.projectcalico.org", "-o", "name")
 	if strings.Contains(out, "checkout") {
 		t.Errorf("policies are left on dev: %s", out)
 	}
 	good := commit(t, "good")
-	r, err := p.CLI(t.Context(), "rollout", "start", "-f", file, "--revision", good, "--by", "e2e")
-	must(t, err)
-	if r.Code != 6 {
-		t.Errorf("a pipeline without GitRepos is not held: exit %d %s", r.Code, r.Stderr)
-	}
+	p.Call(t, 6, "rollout", "start", "-f", file, "--revision", good, "--by", "e2e") // held, also without GitRepos
 	pass(t, file, "first", good)
 }
 
@@ -94,24 +84,20 @@ func TestAdoptedBranchIsRestored(t *testing.T) {
 	file := only(t, "adopting", strings.Replace(devEnvironment, "\n    clusters", "\n    gitRepo: by-branch\n    clusters", 1))
 	applyMgmt(t, strings.Replace(followsBranch, "REPO", repoOf(t, file), 1))
 	const added = "default.deny-instance-metadata"
-	has := func() bool {
-		_, err := p.Kubectl(t.Context(), "dev", "get", "globalnetworkpolicies.crd.projectcalico.org", added)
-		return err == nil
+	lacks := func() string {
+		if _, err := p.Kubectl(t.Context(), "dev", "get", "globalnetworkpolicies.crd.projectcalico.org", added); err != nil {
+			return err.Error()
+		}
+		return ""
 	}
-	eventually(t, 2*time.Minute, "the branch to be on dev", has)
+	drivetest.Eventually(t, 2*time.Minute, "the branch to be on dev", lacks)
 	start(t, file, old)
-	_, err := p.Until(t.Context(), "adopting", rolloutLimit, "verifying", func(s drive.Status) bool { return s.Now("dev") == "verifying" || !s.Running })
-	must(t, err)
+	now(t, "adopting", "verifying")
 	if got := gitRepo(t, "by-branch", "{.spec.revision},{.spec.branch}"); got != old+"," {
 		t.Errorf("while verifying, revision and branch are %q", got)
 	}
-	r, err := p.CLI(t.Context(), "rollout", "abort", "adopting", "--by", "e2e", "--why", "not today")
-	must(t, err)
-	if r.Code != 0 {
-		t.Fatalf("abort: exit %d: %s", r.Code, r.Stderr)
-	}
-	s, err := p.Ended(t.Context(), "adopting", rolloutLimit)
-	must(t, err)
+	p.Call(t, 0, "rollout", "abort", "adopting", "--by", "e2e", "--why", "not today")
+	s := ended(t, "adopting")
 	e := s.Environment("dev")
 	if e.Result == nil || e.Result.Rollback == nil {
 		t.Fatalf("dev was to be rolled back: %s", s)
@@ -122,8 +108,8 @@ func TestAdoptedBranchIsRestored(t *testing.T) {
 	if got := gitRepo(t, "by-branch", "{.spec.revision},{.spec.branch},{.spec.paused},{.spec.pollingInterval}"); got != ",main,,15s" && got != ",main,false,15s" {
 		t.Errorf("the GitRepo is not as it was: %q", got)
 	}
-	if !has() {
-		t.Error("dev does not have what the branch has")
+	if why := lacks(); why != "" {
+		t.Errorf("dev does not have what the branch has: %s", why)
 	}
 	pass(t, file, "adopting", head)
 	if got := gitRepo(t, "by-branch", "{.spec.revision},{.spec.branch}"); got != head+"," {
@@ -148,8 +134,7 @@ func applyMgmt(t *testing.T, manifest string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "manifest.json")
 	must(t, os.WriteFile(file, []byte(manifest), 0o600))
-	_, err := p.Kubectl(t.Context(), "mgmt", "apply", "-f", file)
-	must(t, err)
+	p.MustKubectl(t, "mgmt", "apply", "-f", file)
 }
 
 // Waves are taken in their order, and a wave in slices of at most maxConcurrent;
@@ -216,13 +201,8 @@ func TestRollbackByHand(t *testing.T) {
 	pass(t, file, drive.Pipeline, older)
 	pass(t, file, drive.Pipeline, newer)
 	for _, to := range []string{older, newer} {
-		r, err := p.CLI(t.Context(), "rollout", "rollback", "-f", file, "--by", "e2e", "--why", "users complain")
-		must(t, err)
-		if r.Code != 0 {
-			t.Fatalf("rollback: exit %d: %s", r.Code, r.Stderr)
-		}
-		s, err := p.Ended(t.Context(), drive.Pipeline, rolloutLimit)
-		must(t, err)
+		p.Call(t, 0, "rollout", "rollback", "-f", file, "--by", "e2e", "--why", "users complain")
+		s := ended(t, drive.Pipeline)
 		b := s.Environment("dev").Result.Rollback
 		if b == nil || b.Revision != to || !b.Live || !b.Proven {
 			t.Fatalf("back by hand to %.7s: %+v: %s", to, b, s)

@@ -276,6 +276,33 @@ func (p *Portcullis) Lab(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
+// askEvery is the pause between two looks at what is waited for.
+const askEvery = 500 * time.Millisecond
+
+// until asks until ok holds for the answer, or the limit is over.
+func until[S fmt.Stringer](ctx context.Context, limit time.Duration, what string, ask func(context.Context) (S, error), ok func(S) bool) (last S, _ error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var lastErr error
+	for {
+		s, err := ask(ctx)
+		if err == nil {
+			if last = s; ok(s) {
+				return s, nil
+			}
+		}
+		// A question that the limit cut short tells nothing.
+		if ctx.Err() == nil {
+			lastErr = err
+		}
+		select {
+		case <-ctx.Done():
+			return last, fmt.Errorf("not %s within %s: %s (%v)", what, limit, last, lastErr)
+		case <-time.After(askEvery):
+		}
+	}
+}
+
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -1,6 +1,7 @@
 package drive
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -9,8 +10,16 @@ import (
 	"strings"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/component"
+	"portcullis.dev/portcullis/deploy/lab/internal/rancherd"
 	"portcullis.dev/portcullis/deploy/lab/internal/substrate"
 )
+
+// Here are the options of a program that finds the others in bin: the lab is where the
+// environment says, or where it usually is.
+func Here(bin string) (Options, error) {
+	bin, err := filepath.Abs(bin)
+	return Options{BinDir: bin, LabDir: cmp.Or(os.Getenv("PORTCULLIS_LAB_DIR"), rancherd.DefaultStateDir)}, err
+}
 
 // IsUp tells whether a lab is up, of whatever topology.
 func (o Options) IsUp() bool {

@@ -23,23 +23,20 @@ type Migration struct {
 		Evidence string `json:"evidence"`
 	} `json:"gate"`
 	Log     []LogEntry `json:"log"`
-	Waiting []struct {
-		Environment string `json:"environment"`
-		Activity    string `json:"activity"`
-		For         string `json:"for"`
-		LastFailure string `json:"lastFailure"`
-	} `json:"waiting"`
+	Waiting []Waiting  `json:"waiting"`
 }
 
 // MigrationNode is one node of a Migration.
 type MigrationNode struct {
-	Name     string        `json:"name"`
-	State    string        `json:"state"`
-	Step     string        `json:"step"`
-	Mode     string        `json:"mode"`
-	Reason   string        `json:"reason"`
-	Evidence string        `json:"evidence"`
-	Own      time.Duration `json:"own"`
+	Name       string        `json:"name"`
+	State      string        `json:"state"`
+	Step       string        `json:"step"`
+	Mode       string        `json:"mode"`
+	Reason     string        `json:"reason"`
+	Evidence   string        `json:"evidence"`
+	StartedAt  time.Time     `json:"startedAt"`
+	FinishedAt time.Time     `json:"finishedAt"`
+	Own        time.Duration `json:"own"`
 }
 
 // Node finds one by name.
@@ -93,26 +90,7 @@ func (p *Portcullis) Migration(ctx context.Context, cluster string) (Migration, 
 
 // UntilMigration waits until ok holds for the migration of a cluster, or the limit is over.
 func (p *Portcullis) UntilMigration(ctx context.Context, cluster string, limit time.Duration, what string, ok func(Migration) bool) (Migration, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	var last Migration
-	var lastErr error
-	for {
-		m, err := p.Migration(ctx, cluster)
-		if err == nil {
-			if last = m; ok(m) {
-				return m, nil
-			}
-		}
-		if ctx.Err() == nil {
-			lastErr = err
-		}
-		select {
-		case <-ctx.Done():
-			return last, fmt.Errorf("not %s within %s: %s (%v)", what, limit, last, lastErr)
-		case <-time.After(500 * time.Millisecond):
-		}
-	}
+	return until(ctx, limit, what, func(ctx context.Context) (Migration, error) { return p.Migration(ctx, cluster) }, ok)
 }
 
 // MigrationPlan is what a start needs of `migrate plan -o json`.

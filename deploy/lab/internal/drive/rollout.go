@@ -2,7 +2,6 @@ package drive
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,17 +30,23 @@ type Status struct {
 	Promotions map[string]struct {
 		State string `json:"state"`
 	} `json:"promotions"`
-	Waiting []struct {
-		Environment string `json:"environment"`
-		Activity    string `json:"activity"`
-		For         string `json:"for"`
-		LastFailure string `json:"lastFailure"`
-	} `json:"waiting"`
+	Waiting []Waiting `json:"waiting"`
 }
 
-// LogEntry is one line of a rollout's story.
+// Waiting is what a rollout or migration waits for; Environment is a migration's node.
+type Waiting struct {
+	Environment string `json:"environment"`
+	Activity    string `json:"activity"`
+	For         string `json:"for"`
+	LastFailure string `json:"lastFailure"`
+}
+
+// LogEntry is one line of a rollout's or migration's story.
 type LogEntry struct {
-	Message string `json:"message"`
+	At time.Time `json:"at"`
+	// Environment is a migration's node, or empty.
+	Environment string `json:"environment"`
+	Message     string `json:"message"`
 }
 
 // Environment is one environment of a Status.
@@ -118,26 +123,7 @@ func (p *Portcullis) Status(ctx context.Context, pipeline string) (Status, error
 
 // Until waits until ok holds for the status, or the limit is over.
 func (p *Portcullis) Until(ctx context.Context, pipeline string, limit time.Duration, what string, ok func(Status) bool) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	var last Status
-	var lastErr error
-	for {
-		s, err := p.Status(ctx, pipeline)
-		if err == nil {
-			if last = s; ok(s) {
-				return s, nil
-			}
-		}
-		if !errors.Is(err, context.DeadlineExceeded) {
-			lastErr = err
-		}
-		select {
-		case <-ctx.Done():
-			return last, fmt.Errorf("not %s within %s: %s (%v)", what, limit, last, lastErr)
-		case <-time.After(700 * time.Millisecond):
-		}
-	}
+	return until(ctx, limit, what, func(ctx context.Context) (Status, error) { return p.Status(ctx, pipeline) }, ok)
 }
 
 // Ended waits for the end of the rollout.
