@@ -15,6 +15,7 @@ import (
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/verify"
+	"portcullis.dev/portcullis/probes/dialogue"
 	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/probes/preflight/node"
@@ -299,12 +300,12 @@ func (r *run) ports() []int {
 
 func (r *run) oneNode(ctx context.Context, pool *pool, name string) preflight.NodeFacts {
 	var facts *preflight.NodeFacts
-	err := pool.do(ctx, name, func(s *session) error {
+	err := pool.do(ctx, name, func(s *dialogue.Session) error {
 		skew, err := clock(ctx, s)
 		if err != nil {
 			return err
 		}
-		err = s.call(ctx, factsTimeout, node.Request{Role: node.RoleFacts, Ports: r.ports()}, func(m *node.Message) {
+		err = call(ctx, s, factsTimeout, node.Request{Role: node.RoleFacts, Ports: r.ports()}, func(m *node.Message) {
 			if m.Facts != nil {
 				facts = m.Facts
 			}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"portcullis.dev/portcullis/probes/dialogue"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/probes/preflight/node"
 )
@@ -105,8 +106,12 @@ func (m *mesher) each(members []int, all map[int]*heard, do func(int, *heard) er
 
 func (m *mesher) listen(ctx context.Context, round, i int, h *heard) error {
 	req := node.Request{Role: node.RoleListen, Session: m.token, Round: round, Self: i, Address: m.members[i].address, Paths: m.paths}
-	return m.pool.do(ctx, m.members[i].name, func(s *session) error {
-		return s.call(ctx, listenTimeout+openTimeout, req, func(msg *node.Message) { h.deaf = msg.Failed })
+	return m.pool.do(ctx, m.members[i].name, func(s *dialogue.Session) error {
+		return call(ctx, s, listenTimeout+openTimeout, req, func(msg *node.Message) {
+			if msg.Type == node.MessageListening {
+				h.deaf = msg.Failed
+			}
+		})
 	})
 }
 
@@ -123,7 +128,7 @@ func (m *mesher) reach(ctx context.Context, round, i int, r preflight.Round, h *
 	}
 	// Each peer takes at most two time-outs, and they are tried many at once.
 	limit := reachSlack + time.Duration(2+len(req.Peers)/100)*2*m.timeout
-	return m.pool.session(ctx, m.members[i].name).call(ctx, limit, req, func(msg *node.Message) {
+	return call(ctx, m.pool.session(ctx, m.members[i].name), limit, req, func(msg *node.Message) {
 		if msg.Type == node.MessageReached {
 			h.answers[msg.Peer] = msg.Answers
 		}
@@ -131,7 +136,7 @@ func (m *mesher) reach(ctx context.Context, round, i int, r preflight.Round, h *
 }
 
 func (m *mesher) collect(ctx context.Context, round, i int, h *heard) error {
-	return m.pool.session(ctx, m.members[i].name).call(ctx, listenTimeout, node.Request{Role: node.RoleCollect, Round: round}, func(msg *node.Message) {
+	return call(ctx, m.pool.session(ctx, m.members[i].name), listenTimeout, node.Request{Role: node.RoleCollect, Round: round}, func(msg *node.Message) {
 		if msg.Type != node.MessageSeen {
 			return
 		}

@@ -2,13 +2,21 @@ package preflight
 
 import (
 	"context"
+	"io"
 	"strings"
 	"sync"
 	"time"
 
 	"portcullis.dev/portcullis/activities/verify"
+	"portcullis.dev/portcullis/probes/dialogue"
 	"portcullis.dev/portcullis/probes/preflight/node"
 )
+
+// command is the agent's side of a session.
+var command = []string{"portcullis", "node", "preflight"}
+
+// bye ends a session.
+var bye = node.Request{Version: node.Version, Role: node.RoleBye}
 
 // Time limits of what is asked of one agent.
 const (
@@ -26,16 +34,16 @@ type pool struct {
 	agents map[string]verify.AgentPod
 
 	mu       sync.Mutex
-	sessions map[string]*session
+	sessions map[string]*dialogue.Session
 }
 
 func newPool(exec verify.Executor, agents map[string]verify.AgentPod) *pool {
-	return &pool{exec: exec, agents: agents, sessions: map[string]*session{}}
+	return &pool{exec: exec, agents: agents, sessions: map[string]*dialogue.Session{}}
 }
 
 // do gives f a session with a node's agent. Where that breaks, it is opened and f
 // called once more: f must bear that.
-func (p *pool) do(ctx context.Context, name string, f func(*session) error) error {
+func (p *pool) do(ctx context.Context, name string, f func(*dialogue.Session) error) error {
 	err := f(p.session(ctx, name))
 	if err == nil || ctx.Err() != nil {
 		return err
@@ -52,12 +60,15 @@ func (p *pool) do(ctx context.Context, name string, f func(*session) error) erro
 	return err
 }
 
-func (p *pool) session(ctx context.Context, name string) *session {
+func (p *pool) session(ctx context.Context, name string) *dialogue.Session {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.sessions[name]
-	if s == nil || s.over() {
-		s = openSession(ctx, p.exec, name, p.agents[name])
+	if s == nil || s.Over() {
+		pod := p.agents[name]
+		s = dialogue.Open(ctx, name, bye, func(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
+			return p.exec.Exec(ctx, pod.Namespace, pod.Pod, command, stdin, stdout)
+		})
 		p.sessions[name] = s
 	}
 	return s
@@ -69,7 +80,7 @@ func (p *pool) drop(name string) {
 	delete(p.sessions, name)
 	p.mu.Unlock()
 	if s != nil {
-		s.close()
+		s.Close()
 	}
 }
 
@@ -92,14 +103,24 @@ func (p *pool) keep(names map[string]bool) {
 
 func (p *pool) close() { p.keep(nil) }
 
+// call asks an agent.
+func call(ctx context.Context, s *dialogue.Session, timeout time.Duration, req node.Request, each func(*node.Message)) error {
+	req.Version = node.Version
+	return dialogue.Call(ctx, s, timeout, req, each)
+}
+
 // clock compares the node's clock with this one.
-func clock(ctx context.Context, s *session) (skew time.Duration, err error) {
+func clock(ctx context.Context, s *dialogue.Session) (skew time.Duration, err error) {
 	best := time.Duration(-1)
 	// The first call waits for the exec to begin; a later one tells the time.
 	for range 3 {
 		start := time.Now()
 		var at time.Time
-		err = s.call(ctx, openTimeout, node.Request{Role: node.RoleClock}, func(m *node.Message) { at = m.Time })
+		err = call(ctx, s, openTimeout, node.Request{Role: node.RoleClock}, func(m *node.Message) {
+			if m.Type == node.MessageClock {
+				at = m.Time
+			}
+		})
 		if err != nil {
 			return 0, err
 		}

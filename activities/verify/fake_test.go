@@ -39,6 +39,8 @@ type lab struct {
 	// broken makes every exec fail; silent makes agents leave out results.
 	broken error
 	silent bool
+	// hollow makes agents send results of nothing.
+	hollow bool
 	execs  int
 	rounds int
 	onDone func(round int)
@@ -184,8 +186,12 @@ func (l *lab) reach(req *wire.Request, out *json.Encoder) {
 			res = l.answer(p)
 		}
 		res.ID = p.ID
+		m := wire.Message{Type: wire.MessageResult, Round: req.Round, Result: &res}
+		if l.hollow {
+			m.Result = nil
+		}
 		if !l.silent {
-			out.Encode(wire.Message{Type: wire.MessageResult, Round: req.Round, Result: &res})
+			out.Encode(m)
 		}
 	}
 	if l.onDone != nil {

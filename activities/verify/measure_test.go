@@ -72,8 +72,12 @@ func TestVerifyFails(t *testing.T) {
 // What cannot be measured is waited for and never passes.
 func TestVerifyIsInconclusive(t *testing.T) {
 	for name, breakIt := range map[string]func(*lab){
-		"exec fails":                   func(l *lab) { l.broken = errors.New("container not found") },
-		"the agent leaves results out": func(l *lab) { l.silent = true },
+		"exec fails":                         func(l *lab) { l.broken = errors.New("container not found") },
+		"the agent leaves results out":       func(l *lab) { l.silent = true },
+		"the agent sends results of nothing": func(l *lab) { l.hollow = true },
+		"an outcome that nobody knows": func(l *lab) {
+			l.answer = func(wire.Probe) wire.Result { return wire.Result{Outcome: "perhaps"} }
+		},
 		"a probe cannot be run": func(l *lab) {
 			l.answer = func(p wire.Probe) wire.Result {
 				if p.Port == 9090 {
@@ -104,6 +108,13 @@ func TestVerifyIsInconclusive(t *testing.T) {
 				t.Errorf("passed %v, inconclusive %v, reason %q", e.Passed, e.Inconclusive, e.Reason)
 			}
 			t.Log(e.Reason)
+			for _, r := range e.Requirements {
+				for _, f := range r.Flows {
+					if f.Outcomes["perhaps"] > 0 {
+						t.Errorf("an outcome that nobody knows is in the evidence: %+v", f)
+					}
+				}
+			}
 		})
 	}
 }

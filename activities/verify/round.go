@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,8 +12,15 @@ import (
 	"time"
 
 	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/probes/dialogue"
 	"portcullis.dev/portcullis/probes/wire"
 )
+
+// reachCommand is the agent's side of a session.
+var reachCommand = []string{"portcullis", "node", "reach"}
+
+// bye ends a session.
+var bye = wire.Request{Version: wire.Version, Role: wire.RoleBye}
 
 const (
 	// maxNodes bounds how many agents are asked at the same time.
@@ -45,6 +53,24 @@ type prober struct {
 	// plan is the version of the plan that pairs belong to.
 	plan  int
 	round int
+}
+
+// session is a running `portcullis node reach` on one node. It stays open from round to
+// round, so that a round costs no exec.
+type session struct {
+	*dialogue.Session
+	pod string
+	// sent is the plan that the agent has, watched the pods that its witness listens in.
+	sent    int
+	watched string
+	// unwatched maps pods that the witness cannot listen in to the reason.
+	unwatched map[string]string
+}
+
+func openSession(ctx context.Context, exec executor, a agent) *session {
+	return &session{pod: a.pod, sent: -1, Session: dialogue.Open(ctx, a.node, bye, func(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
+		return exec.Exec(ctx, a.namespace, a.pod, reachCommand, stdin, stdout)
+	})}
 }
 
 // outcome is what a round found for one pair.
@@ -114,15 +140,8 @@ func share(plan *probes.Plan, pods map[string]*probes.Pod, agents map[string]age
 // prune closes sessions that are of no use any more.
 func (p *prober) prune(work map[string]*nodeWork) {
 	for node, s := range p.sessions {
-		w := work[node]
-		over := false
-		select {
-		case <-s.ended:
-			over = true
-		default:
-		}
-		if over || w == nil || w.agent.pod != s.agent.pod {
-			s.close()
+		if w := work[node]; s.Over() || w == nil || w.agent.pod != s.pod {
+			s.Close()
 			delete(p.sessions, node)
 		}
 	}
@@ -131,7 +150,7 @@ func (p *prober) prune(work map[string]*nodeWork) {
 func (p *prober) close() {
 	var closing sync.WaitGroup
 	for _, s := range p.sessions {
-		closing.Go(s.close)
+		closing.Go(s.Close)
 	}
 	closing.Wait()
 	p.sessions = nil
@@ -177,7 +196,7 @@ func (r *roundState) fail(w *nodeWork, err error) {
 	}
 	if s := r.sessions[w.agent.node]; s != nil {
 		delete(r.sessions, w.agent.node)
-		go s.close()
+		go s.Close()
 	}
 }
 
@@ -220,8 +239,8 @@ func (r *roundState) open(ctx context.Context, a agent) (*session, error) {
 	r.mu.Unlock()
 	s := openSession(ctx, r.exec, a)
 	hello := &wire.Request{Version: wire.Version, Role: wire.RoleWitness, Session: r.token, Round: r.round}
-	if err := s.call(ctx, openTimeout, hello, func(*wire.Message) {}); err != nil {
-		go s.close()
+	if err := dialogue.Call(ctx, s.Session, openTimeout, hello, func(*wire.Message) {}); err != nil {
+		go s.Close()
 		return nil, err
 	}
 	return s, nil
@@ -242,7 +261,7 @@ func (r *roundState) listen(ctx context.Context, w *nodeWork) error {
 	}
 	if key := fmt.Sprint(req.Pods); s.watched != key {
 		s.watched = ""
-		if err := s.call(ctx, witnessTimeout, req, func(m *wire.Message) { s.unwatched = m.Failed }); err != nil {
+		if err := dialogue.Call(ctx, s.Session, witnessTimeout, req, func(m *wire.Message) { s.unwatched = m.Failed }); err != nil {
 			return err
 		}
 		s.watched = key
@@ -264,7 +283,7 @@ func (r *roundState) reach(ctx context.Context, w *nodeWork) error {
 		req = r.request(w)
 	}
 	timeout := callSlack + 2*r.timeout*time.Duration(1+len(w.pairs)/pairsPerTimeout)
-	err = s.call(ctx, timeout, req, func(m *wire.Message) { r.take(w, m) })
+	err = dialogue.Call(ctx, s.Session, timeout, req, func(m *wire.Message) { r.take(w, m) })
 	if err == nil {
 		s.sent = r.prober.plan
 	}
@@ -289,10 +308,7 @@ func wirePod(p *probes.Pod) wire.Pod { return wire.Pod{UID: p.UID, IPs: p.IPs, H
 
 // take takes a message of a reach.
 func (r *roundState) take(w *nodeWork, m *wire.Message) {
-	if m.Round != r.round {
-		return
-	}
-	if m.Type != wire.MessageResult {
+	if m.Round != r.round || m.Type != wire.MessageResult || m.Result == nil {
 		return
 	}
 	i, err := strconv.Atoi(m.Result.ID)
@@ -324,7 +340,12 @@ func (r *roundState) collect(ctx context.Context, w *nodeWork) error {
 	req := &wire.Request{Version: wire.Version, Role: wire.RoleCollect, Round: r.round}
 	var seen []string
 	var failed map[string]string
-	if err := s.call(ctx, witnessTimeout, req, func(m *wire.Message) { seen, failed = m.Seen, m.Failed }); err != nil {
+	err := dialogue.Call(ctx, s.Session, witnessTimeout, req, func(m *wire.Message) {
+		if m.Type == wire.MessageSeen {
+			seen, failed = m.Seen, m.Failed
+		}
+	})
+	if err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -367,6 +388,9 @@ func (s *sights) of(id string, pair *probes.Pair) wire.Sight {
 	return wire.Unseen
 }
 
+// possible are the outcomes that a probe can have.
+var possible = []probes.Outcome{probes.Allowed, probes.Refused, probes.Dropped, probes.Unresolved, probes.Error}
+
 // outcomes puts together what agents and witnesses said. What nobody said is an error.
 func (r *roundState) outcomes() []outcome {
 	out := make([]outcome, len(r.results))
@@ -374,6 +398,9 @@ func (r *roundState) outcomes() []outcome {
 		switch {
 		case res != nil:
 			settled := wire.Settle(*res, r.sights.of(res.ID, &r.plan.Pairs[i]))
+			if !slices.Contains(possible, settled.Outcome) {
+				settled.Outcome, settled.Detail = probes.Error, fmt.Sprintf("the agent reported %.20q, which is no outcome", settled.Outcome)
+			}
 			out[i] = outcome{Measured: probes.Measured{Outcome: settled.Outcome, Detail: settled.Detail}, duration: settled.Duration()}
 		default:
 			why := cmp.Or(r.failed[i], "the agent did not report a result")

@@ -1,9 +1,8 @@
 package wire
 
 import (
-	"bytes"
 	"encoding/hex"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/probes/dialogue"
 )
 
 // Version is the version of the protocol. A request of another one is refused.
@@ -120,6 +120,17 @@ type Message struct {
 	Error  string            `json:"error,omitempty"`
 }
 
+// Ends says whether m ends an answer, with an error where it is a refusal.
+func (m *Message) Ends() (ends bool, refused error) {
+	switch m.Type {
+	case MessageReady, MessageDone:
+		return true, nil
+	case MessageError:
+		return true, errors.New(m.Error)
+	}
+	return false, nil
+}
+
 // Result is what one probe found.
 type Result struct {
 	ID      string         `json:"id"`
@@ -165,28 +176,7 @@ func Settle(r Result, s Sight) Result {
 // ParseRequest reads and validates one line. The error is one line that says
 // what is wrong and where.
 func ParseRequest(line []byte) (*Request, error) {
-	var head struct {
-		Version *int `json:"version"`
-	}
-	if err := json.Unmarshal(line, &head); err != nil {
-		return nil, fmt.Errorf("the request is not a JSON object: %w", err)
-	}
-	if head.Version == nil {
-		return nil, fmt.Errorf("the request has no version; this agent speaks version %d", Version)
-	}
-	if *head.Version != Version {
-		return nil, fmt.Errorf("the request has version %d, this agent speaks version %d: install the agent of the same release", *head.Version, Version)
-	}
-	dec := json.NewDecoder(bytes.NewReader(line))
-	dec.DisallowUnknownFields()
-	var req Request
-	if err := dec.Decode(&req); err != nil {
-		return nil, fmt.Errorf("the request cannot be read: %w", err)
-	}
-	if err := req.validate(); err != nil {
-		return nil, err
-	}
-	return &req, nil
+	return dialogue.Parse(line, Version, (*Request).validate)
 }
 
 func (r *Request) validate() error {

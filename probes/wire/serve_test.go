@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/probes/dialogue"
 )
 
 // messages reads all lines of output.
@@ -94,9 +95,8 @@ func TestServeRounds(t *testing.T) {
 	in := line(t, witness) + line(t, req) + `{"version":1,"role":"collect","round":1}` + "\n" +
 		`{"version":1,"role":"again","round":2}` + "\n" + `{"version":1,"role":"collect","round":2}` + "\n"
 	var out bytes.Buffer
-	s := &session{runner: w.runner(), out: newWriter(&out)}
+	s := &session{runner: w.runner(), out: dialogue.NewWriter[Message](&out)}
 	must(t, s.serve(context.Background(), strings.NewReader(in)))
-	s.witness.close()
 	count := map[MessageType]int{}
 	for _, m := range messages(t, &out) {
 		count[m.Type]++
@@ -110,10 +110,4 @@ func TestServeRounds(t *testing.T) {
 	if count[MessageReady] != 1 || count[MessageResult] != 6 || count[MessageDone] != 4 || count[MessageSeen] != 2 || count[MessageProgress] < 2 || count[MessageError] != 0 {
 		t.Errorf("%v", count)
 	}
-}
-
-func TestIdleWaits(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	must(t, Idle(ctx))
 }

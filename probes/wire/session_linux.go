@@ -5,32 +5,43 @@ import (
 	"io"
 	"sync/atomic"
 	"time"
+
+	"portcullis.dev/portcullis/probes/dialogue"
 )
+
+// progressEvery is the time between two progress lines.
+const progressEvery = 500 * time.Millisecond
 
 // session is what lasts from one request to the next.
 type session struct {
 	runner  *runner
 	witness *witness
-	out     *writer
+	out     *dialogue.Writer[Message]
 	// last is the last reach request, for again.
 	last *Request
 }
 
-func newSession(out io.Writer) (*session, error) {
-	return &session{runner: newRunner(), out: newWriter(out)}, nil
+// Serve serves one session: it reads requests from in and writes NDJSON to out,
+// until the input ends, a bye is read, ctx ends or five minutes pass without a
+// request. A request that is refused is answered with one line of type error, and the
+// session goes on. The error returned is that the session itself broke.
+func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
+	s := &session{runner: newRunner(), out: dialogue.NewWriter[Message](out)}
+	defer s.runner.thread.stop()
+	return s.serve(ctx, in)
 }
 
-func (s *session) close() {
-	s.witness.close()
-	s.runner.thread.stop()
+func (s *session) serve(ctx context.Context, in io.Reader) error {
+	defer func() { s.witness.close() }()
+	server := &dialogue.Server[Request]{
+		MaxRequest: MaxRequestBytes, Parse: ParseRequest, Answer: s.answer,
+		Refuse: func(why string) error { return s.out.Write(Message{Type: MessageError, Error: why}) },
+	}
+	return server.Serve(ctx, in)
 }
 
 // answer serves one request; done is true after a bye.
-func (s *session) answer(ctx context.Context, line []byte) (done bool, err error) {
-	req, err := ParseRequest(line)
-	if err != nil {
-		return false, s.out.write(Message{Type: MessageError, Error: err.Error()})
-	}
+func (s *session) answer(ctx context.Context, req *Request) (done bool, err error) {
 	switch req.Role {
 	case RoleReach:
 		s.last = req
@@ -45,7 +56,7 @@ func (s *session) answer(ctx context.Context, line []byte) (done bool, err error
 		s.witness.close()
 		s.witness = s.runner.listen(req.Session, req.Pods)
 		s.runner.leave()
-		return false, s.out.write(Message{Type: MessageReady, Failed: s.witness.failed, Round: req.Round})
+		return false, s.out.Write(Message{Type: MessageReady, Failed: s.witness.failed, Round: req.Round})
 	case RoleCollect:
 		return false, s.collect(ctx, req)
 	}
@@ -53,7 +64,7 @@ func (s *session) answer(ctx context.Context, line []byte) (done bool, err error
 }
 
 func (s *session) refuse(req *Request, why string) error {
-	return s.out.write(Message{Type: MessageError, Round: req.Round, Error: why})
+	return s.out.Write(Message{Type: MessageError, Round: req.Round, Error: why})
 }
 
 func (s *session) collect(ctx context.Context, req *Request) error {
@@ -61,8 +72,7 @@ func (s *session) collect(ctx context.Context, req *Request) error {
 		return s.refuse(req, "there is no witness in this session")
 	}
 	seen, failed := s.witness.collect(ctx, req.Round)
-	s.out.add(Message{Type: MessageSeen, Round: req.Round, Seen: seen, Failed: failed})
-	return s.out.write(Message{Type: MessageDone, Round: req.Round})
+	return s.out.Write(Message{Type: MessageSeen, Round: req.Round, Seen: seen, Failed: failed}, Message{Type: MessageDone, Round: req.Round})
 }
 
 // reach runs a round and reports its results and its progress.
@@ -81,15 +91,15 @@ func (s *session) reach(ctx context.Context, req *Request) error {
 				return
 			case <-tick.C:
 				// A broken output is seen by the message that ends the round.
-				_ = s.out.write(Message{Type: MessageProgress, Round: req.Round, Done: int(done.Load()), Total: total})
+				_ = s.out.Write(Message{Type: MessageProgress, Round: req.Round, Done: int(done.Load()), Total: total})
 			}
 		}
 	}()
 	s.runner.reach(ctx, req, func(r Result) {
 		done.Add(1)
-		s.out.add(Message{Type: MessageResult, Round: req.Round, Result: &r})
+		s.out.Add(Message{Type: MessageResult, Round: req.Round, Result: &r})
 	})
 	close(finished)
 	<-reported
-	return s.out.write(Message{Type: MessageDone, Round: req.Round, Done: int(done.Load()), Total: total})
+	return s.out.Write(Message{Type: MessageDone, Round: req.Round, Done: int(done.Load()), Total: total})
 }

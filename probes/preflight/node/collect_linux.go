@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -277,7 +278,7 @@ func (c *collector) sysctlFiles() (map[string]string, error) {
 			}
 		}
 	}
-	sortStrings(order)
+	slices.Sort(order)
 	all := map[string]string{}
 	for _, n := range order {
 		if text, err := c.root.read(byName[n]); err == nil {

@@ -22,8 +22,6 @@ import (
 	"portcullis.dev/portcullis/probes/preflight"
 )
 
-func sortStrings(s []string) { slices.Sort(s) }
-
 // iptablesLimit bounds the one program of the node that is run.
 const iptablesLimit = 2 * time.Second
 

@@ -3,6 +3,7 @@ package node
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -257,7 +258,7 @@ func parseHexAddr(s string) (netip.Addr, error) {
 		if err != nil {
 			return netip.Addr{}, fmt.Errorf("%.40q is not an address", s)
 		}
-		nativeOrder.PutUint32(out[i/2:], uint32(v))
+		binary.NativeEndian.PutUint32(out[i/2:], uint32(v))
 	}
 	addr, _ := netip.AddrFromSlice(out)
 	return addr.Unmap(), nil

@@ -33,7 +33,7 @@ func (s *session) reach(ctx context.Context, req *Request) {
 		running.Go(func() {
 			defer func() { <-slots }()
 			// A broken output is seen by the message that ends the answer.
-			_ = s.out.write(Message{Type: MessageReached, Peer: req.Peers[i].ID, Answers: s.peer(ctx, req, req.Peers[i])})
+			_ = s.out.Write(Message{Type: MessageReached, Peer: req.Peers[i].ID, Answers: s.peer(ctx, req, req.Peers[i])})
 		})
 		select {
 		case <-ctx.Done():
