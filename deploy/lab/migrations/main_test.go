@@ -5,21 +5,19 @@ package migrations
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
 )
 
 const (
 	// longVariable is set for the tests that take hours to run, too.
 	longVariable = "PORTCULLIS_LAB_MIGRATIONS"
-	// cluster is the topology's name and that of its Canal cluster.
+	// cluster is the Canal cluster of every lab here.
 	cluster = "canal"
 	// by is who gives all orders.
 	by = "e2e"
@@ -27,86 +25,51 @@ const (
 	migrationLimit = 12 * time.Minute
 )
 
-var nodes = []string{"canal-1", "canal-2", "canal-3"}
+// shape is a lab by its topology, the nodes of its Canal cluster, and the flows that
+// are watched there.
+type shape struct {
+	topology string
+	nodes    []string
+	flows    drivetest.Flows
+}
 
 var (
-	// p is the Portcullis that all tests share, and daemon its daemon.
-	p      *drive.Portcullis
-	daemon *drive.Process
+	// three denies what its cluster denies from its start.
+	three = &shape{"canal", []string{"canal-1", "canal-2", "canal-3"}, drivetest.Flows{
+		Allow: []string{"mesh:mesh:8080", "edge:checkout:8443"},
+		Deny:  []string{"edge:mesh:8080", "mesh:checkout:8443"},
+		Hold:  []string{"mesh:mesh:7000"},
+	}}
+	// single denies what the lab's policies do.
+	single = &shape{"canal-single", []string{"canal-1"}, drivetest.Flows{
+		Allow: []string{"edge:checkout:8443", "payments:data:5432"},
+		Deny:  []string{"edge:data:5432", "monitoring:checkout:8443"},
+		Hold:  []string{"payments:data:5432"},
+	}}
+)
+
+var (
+	// p is the Portcullis that all tests share.
+	p *drivetest.Lab
 	// calico is the path of Calico's manifest, as it is published.
 	calico string
-	// migrated is true once the cluster has Calico, and policed once it has the
+	// now is the lab that is up.
+	now = three
+	// migrated is true once its cluster has Calico, and policed once it has the
 	// lab's policies.
 	migrated, policed bool
 )
 
+var must = drivetest.Must
+
 func TestMain(m *testing.M) {
-	flag.Parse()
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "migrations:", err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// run starts the lab where it is not up, and takes down what it started.
-func run(m *testing.M) (int, error) {
-	if os.Geteuid() != 0 {
-		return 1, fmt.Errorf("the lab needs root")
-	}
-	bin, err := filepath.Abs("../../../bin")
-	if err != nil {
-		return 1, err
-	}
-	dir, err := os.MkdirTemp("", "portcullis-migrations-")
-	if err != nil {
-		return 1, err
-	}
-	o := drive.Options{LabDir: os.Getenv("PORTCULLIS_LAB_DIR"), BinDir: bin, Dir: dir}
-	if o.LabDir == "" {
-		o.LabDir = "/var/lib/portcullis-lab"
-	}
-	ctx := context.Background()
-	ours := !o.IsUp()
-	if err := o.Show(ctx, "up", "--topology", cluster); err != nil {
-		return 1, err
-	}
-	if ours && os.Getenv("PORTCULLIS_LAB_KEEP") == "" {
-		defer func() {
-			if err := o.Show(ctx, "down"); err != nil {
-				fmt.Fprintln(os.Stderr, "migrations:", err)
-			}
-		}()
-	}
-	if calico, err = o.CalicoManifest(ctx, "calico-vxlan.yaml"); err != nil {
-		return 1, err
-	}
-	if p, err = drive.Start(ctx, o); err != nil {
-		return 1, err
-	}
-	defer p.Stop()
-	if daemon, err = p.StartDaemon("daemon", nil); err != nil {
-		return 1, err
-	}
-	code := m.Run()
-	if code == 0 {
-		_ = os.RemoveAll(dir)
-		return 0, nil
-	}
-	fmt.Fprintln(os.Stderr, "migrations: logs are in", dir)
-	show(filepath.Join(dir, "daemon.log"))
-	return code, nil
-}
-
-// show prints the end of a log: on a machine that is gone later, it is all there is.
-func show(file string) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return
-	}
-	lines := strings.Split(string(b), "\n")
-	fmt.Fprintf(os.Stderr, "--- end of %s\n%s\n", filepath.Base(file), strings.Join(lines[max(0, len(lines)-80):], "\n"))
+	drivetest.Main("migrations", func(l *drivetest.Lab) (code int, err error) {
+		p = l
+		if calico, err = p.CalicoManifest(context.Background(), "calico-vxlan.yaml"); err != nil {
+			return 1, err
+		}
+		return m.Run(), nil
+	}, "--topology", now.topology)
 }
 
 // long skips a test that is not for every day.
@@ -117,22 +80,33 @@ func long(t *testing.T) {
 	}
 }
 
-// onCanal gives the test a cluster that has Canal and the lab's policies: there is no
-// way back from Calico, so that the lab is made anew after a test that went there.
+// onCanal gives the test the usual lab with Canal and the lab's policies.
 func onCanal(t *testing.T) {
+	t.Helper()
+	fresh(t, three)
+	police(t)
+}
+
+// fresh gives the test a lab on Canal: there is no way back from Calico, so that it is
+// made anew after a test that went there.
+func fresh(t *testing.T, want *shape) {
 	t.Helper()
 	if found, err := p.Kubectl(t.Context(), cluster, "-n", "kube-system", "get", "daemonset", "canal", "-o", "name", "--ignore-not-found"); err == nil && found == "" {
 		migrated = true
 	}
-	if migrated {
-		daemon.Stop()
-		must(t, p.Show(t.Context(), "down"))
-		must(t, p.Show(t.Context(), "up", "--topology", cluster))
-		var err error
-		daemon, err = p.StartDaemon("daemon", nil)
-		must(t, err)
-		migrated, policed = false, false
+	if !migrated && now == want {
+		return
 	}
+	p.Daemon.Stop()
+	migrated = true // until there is another
+	must(t, p.Anew(t.Context(), want.topology))
+	p.Restart(t)
+	now, migrated, policed = want, false, false
+}
+
+// police brings the lab's policies to the cluster where they are not there yet.
+func police(t *testing.T) {
+	t.Helper()
 	if !policed {
 		beginPolicies(t)
 		awaitPolicies(t)
@@ -159,11 +133,9 @@ func policies(t *testing.T) string {
 // beginPolicies starts a rollout of the lab's policies to the cluster.
 func beginPolicies(t *testing.T) {
 	t.Helper()
-	_, err := p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "label", "clusters.fleet.cattle.io", cluster, "env=dev", "--overwrite")
-	must(t, err)
-	revision, err := p.Lab(t.Context(), "policy", "commit", "good")
-	must(t, err)
-	call(t, 0, "rollout", "start", "-f", policies(t), "--revision", revision, "--after-rollback", "--by", by)
+	p.MustKubectl(t, "mgmt", "-n", "fleet-default", "label", "clusters.fleet.cattle.io", cluster, "env=dev", "--overwrite")
+	revision := p.MustLab(t, "policy", "commit", "good")
+	p.Call(t, 0, "rollout", "start", "-f", policies(t), "--revision", revision, "--after-rollback", "--by", by)
 }
 
 // pausePolicies holds the rollout where the policies are on the cluster, and not
@@ -175,7 +147,7 @@ func pausePolicies(t *testing.T) {
 	if !s.Running {
 		t.Fatalf("the rollout was to soak: %s", s)
 	}
-	call(t, 0, "rollout", "pause", drive.Pipeline, "--by", by)
+	p.Call(t, 0, "rollout", "pause", drive.Pipeline, "--by", by)
 }
 
 func awaitPolicies(t *testing.T) {
@@ -188,36 +160,16 @@ func awaitPolicies(t *testing.T) {
 	policed = true
 }
 
-// call calls the command line and wants an exit code of it.
-func call(t *testing.T, code int, args ...string) drive.Result {
-	t.Helper()
-	r, err := p.CLI(t.Context(), args...)
-	must(t, err)
-	if r.Code != code {
-		t.Fatalf("portcullis %s: exit %d, want %d: %s", strings.Join(args, " "), r.Code, code, strings.TrimSpace(r.Stderr))
-	}
-	return r
-}
-
 // planned plans the migration, and wants nothing to be in its way.
 func planned(t *testing.T, flags ...string) drive.MigrationPlan {
 	t.Helper()
-	plan, r, err := p.PlanMigration(t.Context(), cluster, calico, flags...)
-	must(t, err)
-	if r.Code != 0 || len(plan.Plan.Refused) > 0 {
-		t.Fatalf("plan: exit %d: %s: %v", r.Code, r.Stderr, plan.Plan.Refused)
-	}
-	return plan
+	return p.Planned(t, cluster, calico, flags...)
 }
 
 // begin starts what was planned.
 func begin(t *testing.T, plan drive.MigrationPlan, flags ...string) {
 	t.Helper()
-	r, err := p.StartMigration(t.Context(), cluster, plan, by, calico, flags...)
-	must(t, err)
-	if r.Code != 0 {
-		t.Fatalf("start: exit %d: %s", r.Code, r.Stderr)
-	}
+	p.Begin(t, cluster, plan, by, calico, flags...)
 }
 
 // until waits for the migration.
@@ -242,62 +194,34 @@ func reached(t *testing.T, node, step string) {
 // order gives the migration an order.
 func order(t *testing.T, verb string) {
 	t.Helper()
-	call(t, 0, "migrate", verb, cluster, "--by", by, "--why", "a test")
+	p.Call(t, 0, "migrate", verb, cluster, "--by", by, "--why", "a test")
 }
 
-// ended waits for the end and wants it to be a state, proven on the wire.
-func ended(t *testing.T, state string) drive.Migration {
+// rests waits until the migration has ended, or stopped.
+func rests(t *testing.T, limit time.Duration) drive.Migration {
 	t.Helper()
-	m := until(t, migrationLimit, "ended", func(m drive.Migration) bool { return !m.Running })
-	if m.State != state || !m.Proven {
-		t.Errorf("it was to end %s and proven: %s", state, m)
+	return until(t, limit, "at rest", func(m drive.Migration) bool { return !m.Running || m.State == "stopped" })
+}
+
+// arrived waits until all nodes are on Calico, and wants that to be proven.
+func arrived(t *testing.T, limit time.Duration) drive.Migration {
+	t.Helper()
+	m := rests(t, limit)
+	if m.State != "migrated" || !m.Proven {
+		t.Fatalf("it was to end on Calico, and proven: %s", m)
 	}
+	migrated = true
 	return m
 }
 
-// killed kills the daemon as a crash would, and starts another.
-func killed(t *testing.T) {
+// resumed lets a migration go on that has stopped, until a node is on Calico.
+func resumed(t *testing.T, node string) {
 	t.Helper()
-	daemon.Kill()
-	var err error
-	daemon, err = p.StartDaemon("daemon", nil)
-	must(t, err)
-}
-
-// inject injects a fault until the test ends, or until mend is called.
-func inject(t *testing.T, args ...string) (mend func()) {
-	t.Helper()
-	id, err := p.Lab(t.Context(), append([]string{"fault", "inject"}, args...)...)
-	must(t, err)
-	ctx := context.WithoutCancel(t.Context())
-	mend = func() {
-		t.Helper()
-		if _, err := p.Lab(ctx, "fault", "clear", id); err != nil {
-			t.Error(err)
-		}
-	}
-	t.Cleanup(mend)
-	return mend
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually waits until nothing is wrong any more.
-func eventually(t *testing.T, limit time.Duration, what string, wrong func() string) {
-	t.Helper()
-	for end := time.Now().Add(limit); ; time.Sleep(time.Second) {
-		w := wrong()
-		if w == "" {
-			return
-		}
-		if time.Now().After(end) {
-			t.Errorf("%s: not within %s: %s", what, limit, w)
-			return
-		}
+	order(t, "resume")
+	m := until(t, migrationLimit, node+" on Calico", func(m drive.Migration) bool {
+		return m.Node(node).State == "calico" || m.State == "stopped" && m.Reason != "" || !m.Running
+	})
+	if m.Node(node).State != "calico" {
+		t.Errorf("mended and resumed: %s", m)
 	}
 }

@@ -1,6 +1,7 @@
 package migrations
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,9 +48,7 @@ func (c refusal) try(t *testing.T) {
 // TestRefused: what cannot be meant, and what cannot be done, is told with an exit
 // code and one line, and nothing is changed on the cluster.
 func TestRefused(t *testing.T) {
-	if migrated {
-		onCanal(t)
-	}
+	fresh(t, three)
 	manifest := func(file string) string {
 		path, err := p.CalicoManifest(t.Context(), file)
 		must(t, err)
@@ -85,7 +84,7 @@ func TestRefused(t *testing.T) {
 		t.Run("a rollout touches the cluster", refusal{
 			args: start("--plan", hash, "--calico", calico), code: 5, says: []string{"rollout/" + drive.Pipeline, cluster},
 		}.try)
-		call(t, 0, "rollout", "resume", drive.Pipeline, "--by", by)
+		p.Call(t, 0, "rollout", "resume", drive.Pipeline, "--by", by)
 		awaitPolicies(t)
 	}
 	before := take(t)
@@ -98,7 +97,7 @@ func TestRefused(t *testing.T) {
 		t.Run(c.name, c.try)
 	}
 	t.Run("the port is taken on a node", func(t *testing.T) {
-		defer inject(t, "port", "canal-2", "proto=udp", "port=4789")()
+		defer p.Inject(t, "port", "canal-2", "proto=udp", "port=4789")()
 		for _, c := range []refusal{
 			{name: "preflight", args: []string{"preflight", cluster}, code: 10, says: []string{"4789", "canal-2"}},
 			{name: "plan", args: []string{"migrate", "plan", cluster, "--calico", calico}, code: 10, says: []string{"4789", "canal-2"}},
@@ -117,29 +116,51 @@ func TestWayBack(t *testing.T) {
 	const moving = "canal-2"
 	plan := planned(t, "--first", moving)
 	before := take(t)
-	w := watchFlows(t)
-	begin(t, plan, "--first", moving)
+	w := launch(t, plan, "--first", moving)
 	t.Run("a rollout is refused meanwhile", func(t *testing.T) {
-		revision, err := p.Lab(t.Context(), "policy", "commit", "v1")
-		must(t, err)
+		revision := p.MustLab(t, "policy", "commit", "v1")
 		refusal{args: []string{"rollout", "start", "-f", policies(t), "--revision", revision, "--by", by}, code: 5, says: []string{"migrate/" + cluster}}.try(t)
 	})
 	t.Run("a second start is refused", func(t *testing.T) {
 		refusal{args: []string{"migrate", "start", cluster, "--plan", plan.Plan.Hash, "--calico", calico, "--first", moving, "--by", by}, code: 5, says: []string{"runs already", by}}.try(t)
 	})
 	reached(t, moving, "swap")
-	killed(t)
-	_, err := p.Lab(t.Context(), "node", "reboot", moving)
-	must(t, err)
+	p.Kill(t)
+	reboot(t, moving)
 	order(t, "abort")
-	wentBack(t, before)
-	w.stop(t).unharmed(t, moving)
+	wentBack(t, before, w, moving)
 }
 
-// wentBack waits for the end of the way back and wants everything to be as before.
-func wentBack(t *testing.T, before picture) {
+// launch begins a migration with every flow watched; one that the test leaves half-way
+// is aborted.
+func launch(t *testing.T, plan drive.MigrationPlan, flags ...string) watch {
 	t.Helper()
-	m := ended(t, "original")
+	w := watchFlows(t.Context(), t)
+	begin(t, plan, flags...)
+	t.Cleanup(func() {
+		ctx, stop := context.WithTimeout(context.WithoutCancel(t.Context()), migrationLimit)
+		defer stop()
+		if m, err := p.Migration(ctx, cluster); err == nil && m.Running {
+			_, _ = p.CLI(ctx, "migrate", "abort", cluster, "--by", by)
+			_, _ = p.UntilMigration(ctx, cluster, migrationLimit, "ended", func(m drive.Migration) bool { return !m.Running })
+		}
+	})
+	return w
+}
+
+func reboot(t *testing.T, node string) {
+	t.Helper()
+	p.MustLab(t, "node", "reboot", node)
+}
+
+// wentBack waits for the end of the way back and wants everything to be as before, with
+// no flow harmed but for those of nodes that are excused.
+func wentBack(t *testing.T, before picture, w watch, excused ...string) {
+	t.Helper()
+	m := until(t, migrationLimit, "ended", func(m drive.Migration) bool { return !m.Running })
+	if m.State != "original" || !m.Proven {
+		t.Errorf("it was to end on Canal, and proven: %s", m)
+	}
 	if !strings.Contains(m.Reason, by) {
 		t.Errorf("the reason does not say who ended it: %s", m)
 	}
@@ -152,23 +173,25 @@ func wentBack(t *testing.T, before picture) {
 		t.Errorf("watching what ended on Canal: exit %d, want 9: %s %v", r.Code, r.Stderr, err)
 	}
 	settled(t)
-	connected(t)
+	if len(excused) > 0 { // of all others the watch tells
+		connected(t)
+	}
 	before.same(t, 2*time.Minute)
+	w.stop(t).unharmed(t, excused...)
 }
 
 // settled waits until every pod is ready: kubelet gives up on some for a while where a
 // node boots in the middle of a swap.
 func settled(t *testing.T) {
 	t.Helper()
-	_, err := p.Kubectl(t.Context(), cluster, "wait", "pods", "-A", "--all", "--for=condition=Ready", "--timeout=110s")
-	must(t, err)
+	p.MustKubectl(t, cluster, "wait", "pods", "-A", "--all", "--for=condition=Ready", "--timeout=110s")
 }
 
 // passage is a migration that goes all the way; one test begins it and the next
 // one sees its end.
 var passage struct {
 	plan   drive.MigrationPlan
-	watch  *watch
+	watch  watch
 	before []corev1.Pod
 }
 
@@ -178,7 +201,7 @@ func depart(t *testing.T) {
 	onCanal(t)
 	passage.plan = planned(t)
 	passage.before = pods(t)
-	passage.watch = beginWatch(t) // it outlasts the test
+	passage.watch = watchFlows(context.WithoutCancel(t.Context()), t) // it outlasts the test
 	begin(t, passage.plan)
 }
 
@@ -187,8 +210,8 @@ func depart(t *testing.T) {
 func TestCalicoDoesNotComeUp(t *testing.T) {
 	depart(t)
 	first, failing := passage.plan.Plan.Nodes[0].Name, passage.plan.Plan.Nodes[1].Name
-	mend := inject(t, "calico", failing, "how=crash")
-	m := until(t, migrationLimit, "stopped", func(m drive.Migration) bool { return m.State == "stopped" || !m.Running })
+	mend := p.Inject(t, "calico", failing, "how=crash")
+	m := rests(t, migrationLimit)
 	t.Log(m)
 	if m.State != "stopped" || !m.Proven || !strings.Contains(m.Reason, failing) {
 		t.Fatalf("it was to stop for %s, with the wire as before: %s", failing, m)
@@ -199,32 +222,21 @@ func TestCalicoDoesNotComeUp(t *testing.T) {
 	if n := m.Node(failing); n.State != "canal" || !strings.Contains(n.Reason, "calico-node") {
 		t.Errorf("%s was to be put back to Canal, and to say why: %+v", failing, n)
 	}
-	ready, err := p.Kubectl(t.Context(), cluster, "-n", "kube-system", "get", "pods", "-l", "k8s-app=canal", "--field-selector", "spec.nodeName="+failing,
+	ready := p.MustKubectl(t, cluster, "-n", "kube-system", "get", "pods", "-l", "k8s-app=canal", "--field-selector", "spec.nodeName="+failing,
 		"-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
-	must(t, err)
 	if ready != "True" {
 		t.Errorf("Canal on %s is ready: %q", failing, ready)
 	}
 	mend()
-	order(t, "resume")
-	m = until(t, migrationLimit, failing+" on Calico", func(m drive.Migration) bool {
-		return m.Node(failing).State == "calico" || m.State == "stopped" && m.Reason != "" || !m.Running
-	})
-	if m.Node(failing).State != "calico" {
-		t.Fatalf("mended and resumed: %s", m)
-	}
+	resumed(t, failing)
 }
 
 // TestInPlace: the whole way, with every flow tried twenty times a second.
 func TestInPlace(t *testing.T) {
-	if passage.watch == nil {
+	if passage.before == nil {
 		depart(t)
 	}
-	m := until(t, migrationLimit, "ended", func(m drive.Migration) bool { return !m.Running || m.State == "stopped" })
-	if m.State != "migrated" || !m.Proven {
-		t.Fatalf("it was to end on Calico, and proven: %s", m)
-	}
-	migrated = true
+	m := arrived(t, migrationLimit)
 	passage.watch.stop(t).unharmed(t)
 	if c := flows.Compare(passage.before, pods(t)); !c.None() {
 		t.Errorf("pods are not what they were: %+v", c)
@@ -232,16 +244,12 @@ func TestInPlace(t *testing.T) {
 	for _, n := range m.Nodes {
 		t.Logf("%s: %s, own time %s", n.Name, n.State, n.Own.Round(time.Millisecond))
 	}
-	call(t, 0, "migrate", "watch", cluster)
-	if found := left(t); len(found) > 0 {
-		t.Errorf("left: %s", strings.Join(found, "\n"))
-	}
-	asWanted(t)
+	p.Call(t, 0, "migrate", "watch", cluster)
+	clean(t)
+	asWanted(t, passage.plan)
 	t.Run("pods that start now", func(t *testing.T) {
-		_, err := p.Kubectl(t.Context(), cluster, "-n", "mesh", "delete", "pods", "--all", "--wait")
-		must(t, err)
-		_, err = p.Kubectl(t.Context(), cluster, "-n", "mesh", "rollout", "status", "daemonset/node-echo", "--timeout=90s")
-		must(t, err)
+		p.MustKubectl(t, cluster, "-n", "mesh", "delete", "pods", "--all", "--wait")
+		p.MustKubectl(t, cluster, "-n", "mesh", "rollout", "status", "daemonset/node-echo", "--timeout=90s")
 		connected(t)
 	})
 	t.Run("there is nothing to migrate from any more", func(t *testing.T) {
@@ -255,21 +263,19 @@ func TestInPlace(t *testing.T) {
 }
 
 // asWanted sees that Calico's overlay and pool are those that the plan named.
-func asWanted(t *testing.T) {
+func asWanted(t *testing.T, plan drive.MigrationPlan) {
 	t.Helper()
-	target := passage.plan.Plan.Target
-	for _, n := range nodes {
-		device, err := p.InNode(t.Context(), n, "ip -d link show vxlan.calico")
-		must(t, err)
+	target := plan.Plan.Target
+	for _, n := range now.nodes {
+		device := p.MustInNode(t, n, "ip -d link show vxlan.calico")
 		for _, want := range []string{fmt.Sprintf("vxlan id %d ", target.VNI), fmt.Sprintf("dstport %d ", target.Port)} {
 			if !strings.Contains(device, want) {
 				t.Errorf("%s: vxlan.calico lacks %q: %s", n, want, device)
 			}
 		}
 	}
-	text, err := p.Kubectl(t.Context(), cluster, "get", "ippools.crd.projectcalico.org",
+	text := p.MustKubectl(t, cluster, "get", "ippools.crd.projectcalico.org",
 		"-o", `jsonpath={range .items[*]}{.spec.cidr} {.spec.vxlanMode} {.spec.ipipMode} {.spec.blockSize} {.spec.natOutgoing} {.spec.disabled}{"\n"}{end}`)
-	must(t, err)
 	// Canal's own pool, which nothing uses, stays and is disabled.
 	var pools []string
 	for line := range strings.Lines(text) {

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
 	"portcullis.dev/portcullis/deploy/lab/internal/snapshot"
 )
 
@@ -22,13 +23,10 @@ var unlisted = []string{"componentstatuses", "events", "events.events.k8s.io", "
 // management cluster.
 func objects(t *testing.T) snapshot.Objects {
 	t.Helper()
-	text, err := p.Kubectl(t.Context(), cluster, "api-resources", "--verbs=list", "-o", "name")
-	must(t, err)
+	text := p.MustKubectl(t, cluster, "api-resources", "--verbs=list", "-o", "name")
 	kinds := slices.DeleteFunc(strings.Fields(text), func(k string) bool { return slices.Contains(unlisted, k) })
-	here, err := p.Kubectl(t.Context(), cluster, "get", strings.Join(kinds, ","), "-A", "-o", "json")
-	must(t, err)
-	there, err := p.Kubectl(t.Context(), "mgmt", "-n", "fleet-default", "get", "clusters.fleet.cattle.io", "-o", "json")
-	must(t, err)
+	here := p.MustKubectl(t, cluster, "get", strings.Join(kinds, ","), "-A", "-o", "json")
+	there := p.MustKubectl(t, "mgmt", "-n", "fleet-default", "get", "clusters.fleet.cattle.io", "-o", "json")
 	out, err := snapshot.Of([]byte(here), []byte(there))
 	must(t, err)
 	return out
@@ -55,10 +53,8 @@ type picture struct {
 func take(t *testing.T) picture {
 	t.Helper()
 	out := picture{objects: objects(t), nodes: map[string]string{}}
-	for _, n := range nodes {
-		text, err := p.InNode(t.Context(), n, nodeState)
-		must(t, err)
-		out.nodes[n] = text
+	for _, n := range now.nodes {
+		out.nodes[n] = p.MustInNode(t, n, nodeState)
 	}
 	return out
 }
@@ -77,14 +73,13 @@ func (before picture) diff(now picture) string {
 // same waits until everything is as it was: a node that has booted needs a while.
 func (before picture) same(t *testing.T, limit time.Duration) {
 	t.Helper()
-	eventually(t, limit, "the cluster to be as it was", func() string { return before.diff(take(t)) })
+	drivetest.Eventually(t, limit, "the cluster to be as it was", func() string { return before.diff(take(t)) })
 }
 
 // pods are those with an address of their own, but for the migration's and Calico's.
 func pods(t *testing.T) []corev1.Pod {
 	t.Helper()
-	text, err := p.Kubectl(t.Context(), cluster, "get", "pods", "-A", "-o", "json")
-	must(t, err)
+	text := p.MustKubectl(t, cluster, "get", "pods", "-A", "-o", "json")
 	var list corev1.PodList
 	must(t, json.Unmarshal([]byte(text), &list))
 	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
@@ -94,6 +89,14 @@ func pods(t *testing.T) []corev1.Pod {
 
 // choice is what a migration writes into objects; images have such names, too.
 var choice = regexp.MustCompile(`portcullis\.dev/(cni|migration|cordoned|purpose)\b`)
+
+// clean wants nothing to be left of Canal, flannel and the migration on a cluster with Calico.
+func clean(t *testing.T) {
+	t.Helper()
+	if found := left(t); len(found) > 0 {
+		t.Errorf("left: %s", strings.Join(found, "\n"))
+	}
+}
 
 // left finds what is left of Canal, flannel and the migration on a cluster with Calico.
 func left(t *testing.T) (found []string) {
@@ -110,10 +113,8 @@ func left(t *testing.T) (found []string) {
 			}
 		}
 	}
-	for _, n := range nodes {
-		text, err := p.InNode(t.Context(), n, residue)
-		must(t, err)
-		for line := range strings.Lines(text) {
+	for _, n := range now.nodes {
+		for line := range strings.Lines(p.MustInNode(t, n, residue)) {
 			found = append(found, n+": "+strings.TrimSpace(line))
 		}
 	}
@@ -130,7 +131,7 @@ func ours(name string) bool {
 		return true
 	}
 	// Calico names its own objects by node.
-	return slices.ContainsFunc(nodes, func(n string) bool { return strings.Contains(called, n) })
+	return slices.ContainsFunc(now.nodes, func(n string) bool { return strings.Contains(called, n) })
 }
 
 // residue is a shell's words that print a line for each thing of Canal's or the

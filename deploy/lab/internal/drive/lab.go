@@ -39,6 +39,20 @@ func (o Options) Show(ctx context.Context, args ...string) error {
 	return nil
 }
 
+// Anew takes down whatever lab is up and makes one of a topology, and once more where
+// that fails: a Fleet agent may wait for its registration for ever.
+func (o Options) Anew(ctx context.Context, topology string) (err error) {
+	for range 2 {
+		if err = o.Show(ctx, "down"); err != nil {
+			return err
+		}
+		if err = o.Show(ctx, "up", "--topology", topology); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 // Kubeconfig is the path of an administrator's, of one of the lab's clusters.
 func (o Options) Kubeconfig(cluster string) string { return substrate.Kubeconfig(o.LabDir, cluster) }
 

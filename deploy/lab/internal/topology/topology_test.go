@@ -25,21 +25,23 @@ func TestDefault(t *testing.T) {
 }
 
 func TestCanal(t *testing.T) {
-	top, err := Load("canal")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := top.Plan()
-	c, ok := p.Cluster("canal")
-	if !ok || c.CNI != Canal || len(c.NodeList) != 3 || p.NoFleet || c.Labels["env"] != "canal" {
-		t.Errorf("got %+v", p)
+	for name, nodes := range map[string]int{"canal": 3, "canal-single": 1} {
+		top, err := Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := top.Plan()
+		c, ok := p.Cluster("canal")
+		if !ok || c.CNI != Canal || len(c.NodeList) != nodes || p.NoFleet || c.Labels["env"] != "canal" {
+			t.Errorf("%s: got %+v", name, p)
+		}
 	}
 }
 
 // Every topology that comes with the program can be started by its name, and
 // none was renamed away from the documentation.
 func TestNames(t *testing.T) {
-	if got := strings.Join(Names(), " "); got != "canal default" {
+	if got := strings.Join(Names(), " "); got != "canal-single canal default" {
 		t.Errorf("names %q", got)
 	}
 	for _, n := range Names() {
@@ -61,7 +63,7 @@ func TestLoad(t *testing.T) {
 	if top, err = Load(""); err != nil || top.Plan().NoFleet {
 		t.Errorf("the default: %+v, %v", top, err)
 	}
-	if _, err := Load("nowhere"); err == nil || !strings.Contains(err.Error(), "canal, default") {
+	if _, err := Load("nowhere"); err == nil || !strings.Contains(err.Error(), "canal-single, canal, default") {
 		t.Errorf("got %v, want the names there are", err)
 	}
 }

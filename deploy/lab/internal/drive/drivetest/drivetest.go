@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
 	"portcullis.dev/portcullis/deploy/lab/internal/flows"
@@ -209,9 +211,12 @@ func (l *Lab) Begin(t testing.TB, cluster string, plan drive.MigrationPlan, by, 
 	}
 }
 
-// Client is an administrator's, of one of the lab's clusters.
+// Client is an administrator's, of one of the lab's clusters. It does not tell of an API
+// server that cannot be reached for a while: here it boots now and then.
 func (l *Lab) Client(t testing.TB, cluster string) kubernetes.Interface {
 	t.Helper()
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	config, err := clientcmd.BuildConfigFromFlags("", l.Kubeconfig(cluster))
 	Must(t, err)
 	client, err := kubernetes.NewForConfig(config)
@@ -228,19 +233,26 @@ const Every = 50 * time.Millisecond
 // Follow watches flows until it is stopped, or the context ends.
 func (f Flows) Follow(ctx context.Context, t testing.TB, kube kubernetes.Interface) *flows.Watch {
 	t.Helper()
-	rules, err := flows.ParseRules(f.Allow, f.Deny, f.Hold)
-	Must(t, err)
-	w, err := flows.Follow(ctx, kube, rules, Every)
+	w, err := f.follow(ctx, t, kube)
 	Must(t, err)
 	return w
 }
 
-// Look watches flows for a while.
-func (f Flows) Look(t testing.TB, kube kubernetes.Interface, during time.Duration) flows.Totals {
+func (f Flows) follow(ctx context.Context, t testing.TB, kube kubernetes.Interface) (*flows.Watch, error) {
 	t.Helper()
-	w := f.Follow(t.Context(), t, kube)
+	rules, err := flows.ParseRules(f.Allow, f.Deny, f.Hold)
+	Must(t, err)
+	return flows.Follow(ctx, kube, rules, Every)
+}
+
+// Look watches flows for a while.
+func (f Flows) Look(t testing.TB, kube kubernetes.Interface, during time.Duration) (flows.Totals, error) {
+	t.Helper()
+	w, err := f.follow(t.Context(), t, kube)
+	if err != nil {
+		return flows.Totals{}, err
+	}
 	time.Sleep(during)
 	r, err := w.Stop()
-	Must(t, err)
-	return r.Totals()
+	return r.Totals(), err
 }
