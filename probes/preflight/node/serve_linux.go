@@ -43,7 +43,7 @@ func (s *session) answer(ctx context.Context, req *Request) (done bool, err erro
 		return false, s.facts(ctx, req)
 	case RoleListen:
 		s.witness.close()
-		s.witness = listen(req)
+		s.witness = listen(ctx, req)
 		return false, s.out.Write(Message{Type: MessageListening, Failed: s.witness.failed}, Message{Type: MessageDone})
 	case RoleReach:
 		s.reach(ctx, req)

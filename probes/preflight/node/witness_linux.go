@@ -23,7 +23,10 @@ import (
 
 // witness awaits packets of one session.
 type witness struct {
-	session   string
+	session string
+	// end ends it, and with it the connections that are kept in held.
+	end       context.CancelFunc
+	held      chan struct{}
 	listeners []net.Listener
 	raw       []*os.File
 	// paths maps protocol and port to the path's index.
@@ -38,17 +41,23 @@ type witness struct {
 
 type sightKey struct{ round, from int }
 
-// maxSeen bounds what is remembered between two collects.
-const maxSeen = 1 << 16
+const (
+	// maxSeen bounds what is remembered between two collects.
+	maxSeen = 1 << 16
+	// maxHeld bounds the connections that are kept, of which every peer makes two at most on a path.
+	maxHeld = 512
+)
 
-func listen(req *Request) *witness {
-	w := &witness{session: req.Session, paths: map[preflight.Path]int{}, failed: map[int]string{}, seen: map[sightKey]*Sighting{}}
+// listen awaits packets until it is closed or ctx ends.
+func listen(ctx context.Context, req *Request) *witness {
+	ctx, end := context.WithCancel(ctx)
+	w := &witness{session: req.Session, end: end, held: make(chan struct{}, maxHeld), paths: map[preflight.Path]int{}, failed: map[int]string{}, seen: map[sightKey]*Sighting{}}
 	raw := map[int]bool{}
 	for i, p := range req.Paths {
 		w.paths[p] = i
 		switch p.Protocol {
 		case "tcp":
-			w.tcp(i, req.Address, p.Port)
+			w.tcp(ctx, i, req.Address, p.Port)
 		case "udp":
 			raw[unix.IPPROTO_UDP] = true
 		default:
@@ -68,7 +77,7 @@ func listen(req *Request) *witness {
 }
 
 // tcp listens, unless somebody else does.
-func (w *witness) tcp(path int, address string, port int) {
+func (w *witness) tcp(ctx context.Context, path int, address string, port int) {
 	l, err := net.Listen("tcp4", net.JoinHostPort(address, strconv.Itoa(port)))
 	if errors.Is(err, unix.EADDRINUSE) {
 		return
@@ -84,15 +93,24 @@ func (w *witness) tcp(path int, address string, port int) {
 			if err != nil {
 				return
 			}
-			w.running.Go(func() { outlast(c) })
+			select {
+			case w.held <- struct{}{}:
+				w.running.Go(func() {
+					defer func() { <-w.held }()
+					outlast(ctx, c)
+				})
+			default:
+				c.Close()
+			}
 		}
 	})
 }
 
 // outlast keeps a connection until the other side ends it: one that ends at once
 // can look refused from there.
-func outlast(c net.Conn) {
+func outlast(ctx context.Context, c net.Conn) {
 	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
 	_ = c.SetDeadline(time.Now().Add(MaxTimeout))
 	_, _ = io.Copy(io.Discard, io.LimitReader(c, 1<<10))
 }
@@ -269,6 +287,7 @@ func (w *witness) close() {
 	if w == nil {
 		return
 	}
+	w.end()
 	for _, l := range w.listeners {
 		l.Close()
 	}
