@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,9 +27,12 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
 )
 
-var p *drive.Portcullis
+var p *drivetest.Lab
+
+var must = drivetest.Must
 
 // asIsVariable, when set, has the benchmarks use the lab that is up, whatever
 // its topology is: BenchmarkScale needs nothing but a management cluster with Fleet.
@@ -58,27 +60,21 @@ func TestMain(m *testing.M) {
 
 // run leaves the lab up: it takes longer to start than to measure.
 func run(m *testing.M) (int, error) {
-	bin, err := filepath.Abs("../../../bin")
+	o, err := drive.Here("../../../bin")
 	if err != nil {
 		return 1, err
 	}
-	labDir := os.Getenv("PORTCULLIS_LAB_DIR")
-	if labDir == "" {
-		labDir = "/var/lib/portcullis-lab"
-	}
 	if os.Getenv(asIsVariable) == "" {
-		up := exec.Command(filepath.Join(bin, "lab"), "up")
-		up.Stdout, up.Stderr = os.Stderr, os.Stderr
-		if err := up.Run(); err != nil {
+		if err := o.Show(context.Background(), "up"); err != nil {
 			return 1, err
 		}
 	}
-	dir, err := os.MkdirTemp("", "portcullis-bench-")
-	if err != nil {
+	if o.Dir, err = os.MkdirTemp("", "portcullis-bench-"); err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(dir)
-	if p, err = drive.Start(context.Background(), drive.Options{LabDir: labDir, BinDir: bin, Dir: dir}); err != nil {
+	defer os.RemoveAll(o.Dir)
+	p = &drivetest.Lab{}
+	if p.Portcullis, err = drive.Start(context.Background(), o); err != nil {
 		return 1, err
 	}
 	defer p.Stop()
@@ -164,21 +160,18 @@ func BenchmarkWire2500(b *testing.B) {
 	must(b, err)
 	defer daemon.Stop()
 	ctx := b.Context()
-	image, err := p.Kubectl(ctx, "prod", "-n", "data", "get", "deployment", "db", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
-	must(b, err)
+	image := p.MustKubectl(b, "prod", "-n", "data", "get", "deployment", "db", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
 	file := filepath.Join(p.Dir, "bench-objects.yaml")
 	text := manifest + fmt.Sprintf(deployment, "open", 26, image) + fmt.Sprintf(deployment, "shut", 25, image)
 	must(b, os.WriteFile(file, []byte(text), 0o600))
-	_, err = p.Kubectl(ctx, "prod", "apply", "-f", file)
-	must(b, err)
+	p.MustKubectl(b, "prod", "apply", "-f", file)
 	defer func() {
 		if _, err := p.Kubectl(context.Background(), "prod", "delete", "namespace", "bench", "--wait=true"); err != nil {
 			b.Error(err)
 		}
 	}()
 	for _, name := range []string{"open", "shut"} {
-		_, err = p.Kubectl(ctx, "prod", "-n", "bench", "rollout", "status", "deployment", name, "--timeout=110s")
-		must(b, err)
+		p.MustKubectl(b, "prod", "-n", "bench", "rollout", "status", "deployment", name, "--timeout=110s")
 	}
 	pipeline := filepath.Join(p.Dir, "bench.yaml")
 	must(b, os.WriteFile(pipeline, []byte(wirePipeline), 0o600))
@@ -274,8 +267,7 @@ func BenchmarkVerdict(b *testing.B) {
 	policies := objects.Resource(schema.GroupVersionResource{Group: "crd.projectcalico.org", Version: "v1", Resource: "globalnetworkpolicies"})
 	var own []time.Duration
 	for i := range 7 {
-		revision, err := p.Lab(ctx, "policy", "commit", []string{"v1", "good"}[i%2])
-		must(b, err)
+		revision := p.MustLab(b, "policy", "commit", []string{"v1", "good"}[i%2])
 		seen := make(chan time.Time, 64)
 		w, err := policies.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=default.deny-instance-metadata"})
 		must(b, err)
@@ -284,11 +276,7 @@ func BenchmarkVerdict(b *testing.B) {
 				seen <- time.Now()
 			}
 		}()
-		r, err := p.CLI(ctx, "rollout", "start", "-f", pipeline, "--revision", revision, "--after-rollback", "--by", "bench")
-		must(b, err)
-		if r.Code != 0 {
-			b.Fatalf("start: %s", r.Stderr)
-		}
+		p.Call(b, 0, "rollout", "start", "-f", pipeline, "--revision", revision, "--after-rollback", "--by", "bench")
 		started := time.Now()
 		s, err := p.Ended(ctx, drive.Pipeline, 3*time.Minute)
 		must(b, err)
@@ -339,8 +327,7 @@ func BenchmarkAtRest(b *testing.B) {
 	b.ReportMetric(float64(resident(b, daemon.Pid()))/(1<<20), "MiB-resident")
 	b.ReportMetric(100*used.Seconds()/window.Seconds(), "%-of-a-core")
 	b.ReportMetric(0, "ns/op")
-	out, err := p.Lab(b.Context(), "usage")
-	must(b, err)
+	out := p.MustLab(b, "usage")
 	var usage map[string]any
 	must(b, json.Unmarshal([]byte(out), &usage))
 	b.Logf("the lab: %s", out)
@@ -377,14 +364,7 @@ func resident(b *testing.B, pid int) int64 {
 
 func kubeconfig(b *testing.B, cluster string) *rest.Config {
 	b.Helper()
-	c, err := clientcmd.BuildConfigFromFlags("", filepath.Join(p.LabDir, "kubeconfig", cluster+".yaml"))
+	c, err := clientcmd.BuildConfigFromFlags("", p.Kubeconfig(cluster))
 	must(b, err)
 	return c
-}
-
-func must(b *testing.B, err error) {
-	b.Helper()
-	if err != nil {
-		b.Fatal(err)
-	}
 }

@@ -4,15 +4,12 @@ import (
 	"fmt"
 	"testing"
 	"time"
-
-	"portcullis.dev/portcullis/deploy/lab/internal/drive"
 )
 
 // breakNode has calico-node not start on the second node that is moved; Canal does.
 func (s *stage) breakNode(b *testing.B) {
 	b.Helper()
-	_, err := s.Lab(b.Context(), "fault", "inject", "calico", nodes[1], "how=crash")
-	must(b, err)
+	s.MustLab(b, "fault", "inject", "calico", nodes[1], "how=crash")
 }
 
 // BenchmarkFault measures what each notices when Calico does not come up on the second
@@ -39,7 +36,7 @@ func BenchmarkFault(b *testing.B) {
 		if len(f.Failing)+len(f.NotReady)+len(f.Cordoned) > 0 {
 			b.Errorf("failing: %v; not ready: %v; cordoned: %v", f.Failing, f.NotReady, f.Cordoned)
 		}
-		abort(b, s.Portcullis)
+		s.Call(b, 0, "migrate", "abort", cluster, "--by", by, "--why", "a node cannot be moved")
 		if last = s.until(b, ended); last.State != "original" {
 			b.Errorf("after the abort it is %s (%s)", last.State, last.Reason)
 		}
@@ -58,13 +55,4 @@ func BenchmarkFault(b *testing.B) {
 		f.Result, f.Noticed = result, s.controllerSaid(b)
 		tell(b, "Calico's flannel-migration controller, where Calico does not come up on "+nodes[1], f, report)
 	})
-}
-
-func abort(b *testing.B, p *drive.Portcullis) {
-	b.Helper()
-	r, err := p.CLI(b.Context(), "migrate", "abort", cluster, "--by", by, "--why", "a node cannot be moved")
-	must(b, err)
-	if r.Code != 0 {
-		b.Fatalf("abort: exit %d: %s", r.Code, r.Stderr)
-	}
 }

@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
 	"portcullis.dev/portcullis/deploy/lab/internal/topology"
 )
 
@@ -27,14 +27,14 @@ const (
 	cluster = "canal"
 	// by is who gives all orders.
 	by = "bench"
-	// keepVariable leaves the lab of the last run up, to look at.
-	keepVariable = "PORTCULLIS_LAB_KEEP"
 	// outVariable is the folder for pictures and figures; bin/bench without it.
 	outVariable = "PORTCULLIS_BENCH_OUT"
 	// asIsVariable has a run use the lab that is up, which must be one on Canal.
 	asIsVariable = "PORTCULLIS_BENCH_LAB_AS_IS"
 	labLimit     = 15 * time.Minute
 )
+
+var must = drivetest.Must
 
 var (
 	// nodes are moved in this order.
@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	if os.Getenv(keepVariable) == "" {
+	if os.Getenv(drivetest.KeepVariable) == "" {
 		if err := place.Show(context.Background(), "down"); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			code = 1
@@ -66,16 +66,12 @@ func prepare() error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("the lab needs root")
 	}
-	bin, err := filepath.Abs("../../../../bin")
-	if err != nil {
+	var err error
+	if place, err = drive.Here("../../../../bin"); err != nil {
 		return err
 	}
-	place = drive.Options{LabDir: os.Getenv("PORTCULLIS_LAB_DIR"), BinDir: bin}
-	if place.LabDir == "" {
-		place.LabDir = "/var/lib/portcullis-lab"
-	}
 	if out = os.Getenv(outVariable); out == "" {
-		out = filepath.Join(bin, "bench")
+		out = filepath.Join(place.BinDir, "bench")
 	}
 	return os.MkdirAll(out, 0o755)
 }
@@ -83,7 +79,7 @@ func prepare() error {
 // stage is a lab that was just made, with the sample policies, and with Portcullis
 // where that is wanted.
 type stage struct {
-	*drive.Portcullis
+	drivetest.Lab
 	kube kubernetes.Interface
 }
 
@@ -93,28 +89,24 @@ func fresh(b *testing.B, portcullis bool) *stage {
 	ctx, cancel := context.WithTimeout(b.Context(), labLimit)
 	defer cancel()
 	if os.Getenv(asIsVariable) == "" {
-		must(b, makeLab(ctx, topologyFile(b, portcullis)))
+		must(b, place.Anew(ctx, topologyFile(b, portcullis)))
 	}
 	o := place
 	o.Dir = b.TempDir()
-	s := &stage{Portcullis: &drive.Portcullis{Options: o}}
+	s := &stage{Lab: drivetest.Lab{Portcullis: &drive.Portcullis{Options: o}}}
 	if portcullis {
 		var err error
 		s.Portcullis, err = drive.Start(ctx, o)
 		must(b, err)
 		b.Cleanup(s.Stop)
-		daemon, err := s.StartDaemon("daemon", nil)
-		must(b, err)
+		s.Restart(b)
 		b.Cleanup(func() {
 			if b.Failed() {
-				keep(b, daemon.Log)
+				keep(b, s.Daemon.Log)
 			}
 		})
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig(cluster))
-	must(b, err)
-	s.kube, err = kubernetes.NewForConfig(config)
-	must(b, err)
+	s.kube = s.Client(b, cluster)
 	s.policies(b)
 	return s
 }
@@ -134,20 +126,6 @@ func topologyFile(b *testing.B, fleet bool) string {
 	file := filepath.Join(b.TempDir(), "topology.yaml")
 	must(b, os.WriteFile(file, text, 0o600))
 	return file
-}
-
-// makeLab makes the lab anew, and once more where that fails: a Fleet agent may wait
-// for its registration for ever.
-func makeLab(ctx context.Context, shape string) (err error) {
-	for range 2 {
-		if err = place.Show(ctx, "down"); err != nil {
-			return err
-		}
-		if err = place.Show(ctx, "up", "--topology", shape); err == nil {
-			return nil
-		}
-	}
-	return err
 }
 
 // keep copies a log to where the pictures are.
@@ -177,11 +155,4 @@ func write(b *testing.B, ending string, content any) {
 		text = string(encoded) + "\n"
 	}
 	must(b, os.WriteFile(filepath.Join(out, filename(b.Name())+ending), []byte(text), 0o644))
-}
-
-func must(b *testing.B, err error) {
-	b.Helper()
-	if err != nil {
-		b.Fatal(err)
-	}
 }

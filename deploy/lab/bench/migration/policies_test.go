@@ -3,10 +3,10 @@ package migration
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"portcullis.dev/portcullis/deploy/lab/policies"
@@ -16,8 +16,7 @@ import (
 // would: a deny at the end of all, and what each application may.
 func (s *stage) policies(b *testing.B) {
 	b.Helper()
-	text, err := s.Kubectl(b.Context(), cluster, "-n", "kube-system", "get", "configmap", "canal-config", "-o", `jsonpath={.data.net-conf\.json}`)
-	must(b, err)
+	text := s.MustKubectl(b, cluster, "-n", "kube-system", "get", "configmap", "canal-config", "-o", `jsonpath={.data.net-conf\.json}`)
 	var net struct{ Network string }
 	must(b, json.Unmarshal([]byte(text), &net))
 	tree, err := policies.Tree(policies.First)
@@ -46,8 +45,7 @@ func (s *stage) apply(b *testing.B, name, manifest string) {
 	b.Helper()
 	file := filepath.Join(b.TempDir(), name)
 	must(b, os.WriteFile(file, []byte(manifest), 0o600))
-	_, err := s.Kubectl(b.Context(), cluster, "apply", "-f", file)
-	must(b, err)
+	s.MustKubectl(b, cluster, "apply", "-f", file)
 }
 
 // residue is what flannel and Canal have left on the nodes, a line for each thing.
@@ -60,10 +58,8 @@ ip route show table all | grep flannel
 test -e /run/flannel/subnet.env && echo /run/flannel/subnet.env
 true`
 	for _, node := range nodes {
-		text, err := s.InNode(b.Context(), node, look)
-		must(b, err)
-		for line := range bytes.Lines([]byte(text)) {
-			left = append(left, fmt.Sprintf("%s: %s", node, bytes.TrimSpace(line)))
+		for line := range strings.Lines(s.MustInNode(b, node, look)) {
+			left = append(left, node+": "+strings.TrimSpace(line))
 		}
 	}
 	return left

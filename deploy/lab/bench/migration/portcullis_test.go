@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"portcullis.dev/portcullis/deploy/lab/internal/drive"
 	"portcullis.dev/portcullis/deploy/lab/internal/flows"
 )
 
@@ -21,33 +22,12 @@ const (
 	acrossLimit = time.Second
 )
 
-// state is what is read of `migrate watch -o json`.
-type state struct {
-	Running bool   `json:"running"`
-	State   string `json:"state"`
-	Reason  string `json:"reason"`
-	Proven  bool   `json:"proven"`
-	Nodes   []struct {
-		Name       string        `json:"name"`
-		State      string        `json:"state"`
-		Reason     string        `json:"reason"`
-		StartedAt  time.Time     `json:"startedAt"`
-		FinishedAt time.Time     `json:"finishedAt"`
-		Own        time.Duration `json:"own"`
-	} `json:"nodes"`
-	Log []struct {
-		At          time.Time `json:"at"`
-		Environment string    `json:"environment"`
-		Message     string    `json:"message"`
-	} `json:"log"`
-}
-
 // follower reads states as they are written, and ends the watch when it is done.
 type follower struct {
 	mu   sync.Mutex
 	rest bytes.Buffer
-	last state
-	done func(state) bool
+	last drive.Migration
+	done func(drive.Migration) bool
 	end  context.CancelFunc
 }
 
@@ -61,7 +41,7 @@ func (f *follower) Write(p []byte) (int, error) {
 			f.rest.Write(line)
 			return len(p), nil
 		}
-		var s state
+		var s drive.Migration
 		if json.Unmarshal(line, &s) == nil && s.State != "" {
 			if f.last = s; f.done(s) {
 				f.end()
@@ -71,7 +51,7 @@ func (f *follower) Write(p []byte) (int, error) {
 }
 
 // until follows the migration until it ends, or until done says so.
-func (s *stage) until(b *testing.B, done func(state) bool) state {
+func (s *stage) until(b *testing.B, done func(drive.Migration) bool) drive.Migration {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), migrationLimit)
 	defer cancel()
@@ -86,27 +66,18 @@ func (s *stage) until(b *testing.B, done func(state) bool) state {
 	return f.last
 }
 
-func ended(s state) bool   { return !s.Running }
-func stopped(s state) bool { return !s.Running || s.State == "stopped" }
+func ended(s drive.Migration) bool   { return !s.Running }
+func stopped(s drive.Migration) bool { return !s.Running || s.State == "stopped" }
 
 // start plans and starts a migration.
 func (s *stage) start(b *testing.B, manifest string, flags ...string) {
 	b.Helper()
 	flags = append(flags, "--first", strings.Join(nodes, ","))
-	plan, r, err := s.PlanMigration(b.Context(), cluster, manifest, flags...)
-	must(b, err)
-	if r.Code != 0 {
-		b.Fatalf("plan: exit %d: %s %v", r.Code, r.Stderr, plan.Plan.Refused)
-	}
-	r, err = s.StartMigration(b.Context(), cluster, plan, by, manifest, flags...)
-	must(b, err)
-	if r.Code != 0 {
-		b.Fatalf("start: exit %d: %s", r.Code, r.Stderr)
-	}
+	s.Begin(b, cluster, s.Planned(b, cluster, manifest, flags...), by, manifest, flags...)
 }
 
 // moves are when each node was moved, and marks what was done, for the picture.
-func (r *recording) moves(s state) (moved map[string]span, own map[string]time.Duration) {
+func (r *recording) moves(s drive.Migration) (moved map[string]span, own map[string]time.Duration) {
 	moved, own = map[string]span{}, map[string]time.Duration{}
 	for _, n := range s.Nodes {
 		if !n.StartedAt.IsZero() {

@@ -15,18 +15,16 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
+	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
 	"portcullis.dev/portcullis/deploy/lab/internal/flows"
 )
 
-// Twenty times a second, from every pod to every pod.
-const every = 50 * time.Millisecond
-
 // watched are flows that policies allow and deny. What is denied is served: the same
 // ports are reached by those that may.
-var watched = struct{ allow, deny, hold []string }{
-	allow: []string{"mesh:mesh:8080", "edge:checkout:8443"},
-	deny:  []string{"edge:mesh:8080", "mesh:checkout:8443"},
-	hold:  []string{"mesh:mesh:7000"},
+var watched = drivetest.Flows{
+	Allow: []string{"mesh:mesh:8080", "edge:checkout:8443"},
+	Deny:  []string{"edge:mesh:8080", "mesh:checkout:8443"},
+	Hold:  []string{"mesh:mesh:7000"},
 }
 
 const (
@@ -58,22 +56,13 @@ func (s span) has(t time.Time) bool {
 	return !t.Before(s.from) && (s.to.IsZero() || t.Before(s.to))
 }
 
-func rules(b *testing.B) []flows.Rule {
-	b.Helper()
-	r, err := flows.ParseRules(watched.allow, watched.deny, watched.hold)
-	must(b, err)
-	return r
-}
-
 // record sees first that what is allowed works and what is denied does not, and then
 // watches until finish.
 func (s *stage) record(b *testing.B) *recording {
 	b.Helper()
 	s.sound(b)
 	r := &recording{b: b, stage: s, cordoned: map[string]*span{}, before: s.pods(b)}
-	var err error
-	r.watch, err = flows.Follow(b.Context(), s.kube, rules(b), every)
-	must(b, err)
+	r.watch = watched.Follow(b.Context(), b, s.kube)
 	r.followNodes()
 	time.Sleep(checked)
 	r.began = time.Now()
@@ -85,12 +74,9 @@ func (s *stage) sound(b *testing.B) {
 	b.Helper()
 	var t flows.Totals
 	for end := time.Now().Add(quiet); time.Now().Before(end); {
-		w, err := flows.Follow(b.Context(), s.kube, rules(b), every)
+		var err error
+		t, err = watched.Look(b, s.kube, checked)
 		must(b, err)
-		time.Sleep(checked)
-		r, err := w.Stop()
-		must(b, err)
-		t = r.Totals()
 		if t.Failed+t.Opened+t.HeldLost+t.HeldLate == 0 && t.Denied > 0 && t.Tries > t.Denied && t.Held > 0 {
 			return
 		}
