@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,12 +27,16 @@ type collector struct {
 	proc  string
 	root  *tree
 	ports map[int]bool
+
+	mu sync.Mutex
+	// closed is set when what is measured comes too late.
+	closed bool
 }
 
-// Collect measures this node. Of ports, those that are taken are reported with
-// their owners. What cannot be measured is unknown in the facts; an error is
-// that the node was not found at all.
-func Collect(ctx context.Context, ports []int, progress func(done, total int)) (*preflight.NodeFacts, error) {
+// collect measures this node. Of ports, those that are taken are reported with
+// their owners. What cannot be measured, or not in time, is unknown in the facts;
+// an error is that the node was not found at all.
+func collect(ctx context.Context, ports []int, progress func(done, total int)) (*preflight.NodeFacts, error) {
 	root, err := nodeTree("/proc")
 	if err != nil {
 		return nil, err
@@ -46,73 +49,106 @@ func Collect(ctx context.Context, ports []int, progress func(done, total int)) (
 	return c.collect(ctx, progress), nil
 }
 
-// set measures one fact. A failure to do so, also a panic of a parser, is its reason.
-func set[T any](to *preflight.Fact[T], measure func() (T, error)) {
+// put notes something that was measured, unless it comes too late.
+func (c *collector) put(note func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		note()
+	}
+}
+
+// job returns what measures one fact. Until that has been, the fact is not known.
+func job[T any](c *collector, to *preflight.Fact[T], measure func() (T, error)) func() {
+	*to = preflight.Unknown[T](fmt.Sprintf("measuring it took longer than %s", collectLimit))
+	return func() {
+		fact := measured(measure)
+		c.put(func() { *to = fact })
+	}
+}
+
+// measured is a fact. A failure to measure it, also a panic of a parser, is its reason.
+func measured[T any](measure func() (T, error)) (fact preflight.Fact[T]) {
 	defer func() {
 		if r := recover(); r != nil {
-			*to = preflight.Unknown[T](fmt.Sprintf("measuring it failed: %v", r))
+			fact = preflight.Unknown[T](oneLine(fmt.Sprintf("measuring it failed: %v", r)))
 		}
 	}()
 	v, err := measure()
 	if err != nil {
-		*to = preflight.Unknown[T](oneLine(err.Error()))
-		return
+		return preflight.Unknown[T](oneLine(err.Error()))
 	}
-	*to = preflight.Known(v)
+	return preflight.Known(v)
 }
 
 func oneLine(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
-	return s[:min(len(s), 300)]
+	return strings.ToValidUTF8(s[:min(len(s), 300)], "")
 }
 
+// collect does not wait for what hangs, as the files of a disk that is gone do.
 func (c *collector) collect(ctx context.Context, progress func(done, total int)) *preflight.NodeFacts {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, collectLimit)
 	defer cancel()
 	f := &preflight.NodeFacts{}
-	release := kernelRelease()
-	set(&f.Kernel, func() (string, error) { return release, nil })
-	jobs := []func(){
-		func() {
-			// The modules are told from the options too.
-			set(&f.KernelConfig, func() (map[string]string, error) { return c.kernelConfig(release) })
-			set(&f.Modules, func() (map[string]preflight.ModuleState, error) { return c.modules(release, f.KernelConfig) })
-			f.KernelConfig.Value = onlyUsed(f.KernelConfig.Value)
-		},
-		func() { set(&f.IPSet, tryIPSet) },
-		func() { set(&f.Conntrack, c.conntrack) },
-		func() { set(&f.IPTables, func() (preflight.IPTables, error) { return c.iptables(ctx) }) },
-		func() { set(&f.LegacyTables, legacyTables) },
-		func() { set(&f.NFTables, nfTables) },
-		func() { set(&f.Sysctls, c.sysctls) },
-		func() { set(&f.SysctlFiles, c.sysctlFiles) },
-		func() {
-			comms, err := c.programs()
-			set(&f.NetworkManager, func() (preflight.NetworkManager, error) { return c.networkManager(comms, err) })
-			set(&f.Services, func() (map[string]preflight.ServiceState, error) { return c.services(comms, err) })
-		},
-		func() { set(&f.CPU, c.cpu) },
-		func() { set(&f.Memory, c.memory) },
-		func() { set(&f.Disks, c.disks) },
-		func() { set(&f.Ports, c.portUses) },
-		func() { set(&f.CNI, c.cni) },
-		func() { set(&f.SubnetEnv, c.subnetEnv) },
-		func() { set(&f.Links, links) },
-		func() { set(&f.Routes, routes) },
-		func() { f.KubeProxy = proxyMode(ctx) },
-	}
-	var done atomic.Int64
-	var running sync.WaitGroup
+	jobs := c.jobs(ctx, f)
+	finished := make(chan struct{}, len(jobs))
 	for _, job := range jobs {
-		running.Go(func() {
+		go func() {
 			job()
-			progress(int(done.Add(1)), len(jobs))
-		})
+			finished <- struct{}{}
+		}()
 	}
-	running.Wait()
-	f.MeasuredIn = time.Since(start)
+	for done := 1; done <= len(jobs) && ctx.Err() == nil; done++ {
+		select {
+		case <-finished:
+			progress(done, len(jobs))
+		case <-ctx.Done():
+		}
+	}
+	c.put(func() {
+		c.closed = true
+		f.MeasuredIn = time.Since(start)
+	})
 	return f
+}
+
+// jobs are what measures all facts.
+func (c *collector) jobs(ctx context.Context, f *preflight.NodeFacts) []func() {
+	release := kernelRelease()
+	f.Kernel = preflight.Known(release)
+	// The modules are told from the options too.
+	config := sync.OnceValues(func() (map[string]string, error) { return c.kernelConfig(release) })
+	programs := sync.OnceValues(c.programs)
+	return []func(){
+		job(c, &f.KernelConfig, config),
+		job(c, &f.Modules, func() (map[string]preflight.ModuleState, error) {
+			options, _ := config()
+			return c.modules(release, options)
+		}),
+		job(c, &f.IPSet, tryIPSet),
+		job(c, &f.Conntrack, c.conntrack),
+		job(c, &f.IPTables, func() (preflight.IPTables, error) { return c.iptables(ctx) }),
+		job(c, &f.LegacyTables, legacyTables),
+		job(c, &f.NFTables, nfTables),
+		job(c, &f.Sysctls, c.sysctls),
+		job(c, &f.SysctlFiles, c.sysctlFiles),
+		job(c, &f.NetworkManager, func() (preflight.NetworkManager, error) { return c.networkManager(programs()) }),
+		job(c, &f.Services, func() (map[string]preflight.ServiceState, error) { return c.services(programs()) }),
+		job(c, &f.CPU, c.cpu),
+		job(c, &f.Memory, c.memory),
+		job(c, &f.Disks, c.disks),
+		job(c, &f.Ports, c.portUses),
+		job(c, &f.CNI, c.cni),
+		job(c, &f.SubnetEnv, c.subnetEnv),
+		job(c, &f.Links, links),
+		job(c, &f.Routes, routes),
+		func() {
+			mode := proxyMode(ctx)
+			c.put(func() { f.KubeProxy = mode })
+		},
+	}
 }
 
 func kernelRelease() string {
@@ -124,7 +160,7 @@ func kernelRelease() string {
 }
 
 // kernelConfig reads the options of the running kernel, from itself or from the
-// file that distributions put beside it.
+// file that distributions put beside it: those that checks look at.
 func (c *collector) kernelConfig(release string) (map[string]string, error) {
 	if packed, err := c.shown("/config.gz"); err == nil {
 		r, err := gzip.NewReader(bytes.NewReader(packed))
@@ -135,11 +171,11 @@ func (c *collector) kernelConfig(release string) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		return parseKernelConfig(text), nil
+		return onlyUsed(parseKernelConfig(text)), nil
 	}
 	for _, path := range []string{"/boot/config-" + release, "/usr/lib/modules/" + release + "/config", "/lib/modules/" + release + "/config"} {
 		if text, err := c.root.read(path); err == nil {
-			return parseKernelConfig(text), nil
+			return onlyUsed(parseKernelConfig(text)), nil
 		}
 	}
 	return nil, errors.New("the kernel's options are neither in /proc/config.gz nor in /boot")
@@ -170,8 +206,9 @@ func onlyUsed(all map[string]string) map[string]string {
 	return out
 }
 
-// modules tells where each module is. One of which nothing is known is left out.
-func (c *collector) modules(release string, config preflight.Fact[map[string]string]) (map[string]preflight.ModuleState, error) {
+// modules tells where each module is. One of which nothing is known is left out;
+// no options are that the kernel's are not known.
+func (c *collector) modules(release string, options map[string]string) (map[string]preflight.ModuleState, error) {
 	loaded := map[string]bool{}
 	if text, err := c.shown("/modules"); err == nil {
 		loaded = parseProcModules(text)
@@ -189,7 +226,7 @@ func (c *collector) modules(release string, config preflight.Fact[map[string]str
 	barred := c.barred()
 	out := map[string]preflight.ModuleState{}
 	for _, m := range preflight.Modules() {
-		option, isSet := config.Value[m.Option]
+		option, isSet := options[m.Option]
 		switch {
 		case loaded[m.Name]:
 			out[m.Name] = preflight.ModuleLoaded
@@ -199,7 +236,7 @@ func (c *collector) modules(release string, config preflight.Fact[map[string]str
 			out[m.Name] = preflight.ModuleMissing
 		case loadable[m.Name]:
 			out[m.Name] = preflight.ModuleLoadable
-		case loadable != nil || config.Known && !isSet:
+		case loadable != nil || options != nil && !isSet:
 			out[m.Name] = preflight.ModuleMissing
 		}
 	}

@@ -62,13 +62,23 @@ func (c *collector) ask(ctx context.Context, program string) (string, error) {
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: c.root.path}
-	var out bytes.Buffer
+	var out head
 	cmd.Stdout = &out
 	cmd.WaitDelay = 100 * time.Millisecond
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("running the node's iptables: %w", err)
 	}
-	return out.String(), nil
+	return out.text.String(), nil
+}
+
+// head keeps the beginning of what is written.
+type head struct{ text bytes.Buffer }
+
+const maxHead = 1 << 10
+
+func (h *head) Write(b []byte) (int, error) {
+	h.text.Write(b[:min(len(b), maxHead-h.text.Len())])
+	return len(b), nil
 }
 
 // programs lists the names of all processes.

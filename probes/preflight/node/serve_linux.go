@@ -67,7 +67,7 @@ func (s *session) facts(ctx context.Context, req *Request) error {
 		// A broken output is seen by the message that ends the answer.
 		_ = s.out.Write(Message{Type: MessageProgress, Done: done, Total: total})
 	}
-	facts, err := Collect(ctx, req.Ports, report)
+	facts, err := collect(ctx, req.Ports, report)
 	if err != nil {
 		return s.refuse(err.Error())
 	}
