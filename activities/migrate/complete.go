@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -18,12 +19,9 @@ import (
 )
 
 // turn makes Calico the choice of nodes without a label, once no node is left that has Canal.
+// One that joined, and has it, is a Conflict: it is to be moved first.
 func (r *run) turn(ctx context.Context) error {
 	o, err := r.load(ctx)
-	if err != nil {
-		return err
-	}
-	nodes, err := r.nodes(ctx)
 	if err != nil {
 		return err
 	}
@@ -32,19 +30,69 @@ func (r *run) turn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range nodes {
-		if has := nodes[i].Labels[labelCNI]; has != cniCalico && (has != "" || choice != cniCalico) {
-			return errs.Unavailable("node %s is not on Calico yet", nodes[i].Name)
-		}
+	if _, err := r.allOnCalico(ctx, o, choice); err != nil {
+		return err
 	}
 	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
 		return err
 	}
-	if err := r.choose(ctx, o, corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn); err != nil {
+	if choice != cniCalico {
+		if err := r.shut(ctx, o); err != nil {
+			return err
+		}
+	}
+	// No node can get Canal any more; one that got it until now is here.
+	nodes, err := r.allOnCalico(ctx, o, choice)
+	if err != nil {
+		return err
+	}
+	if err := r.chooseCalico(ctx, o, corev1.NodeSelectorOpNotIn, cniCanal); err != nil {
 		return err
 	}
 	r.changed("a node that joins from here on gets Calico")
 	return r.allLeave(ctx, nodes)
+}
+
+// allOnCalico lists the nodes; a Conflict where one has Canal, which it then keeps.
+func (r *run) allOnCalico(ctx context.Context, o *original, choice string) ([]corev1.Node, error) {
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range nodes {
+		if cmp.Or(nodes[i].Labels[labelCNI], choice) == cniCalico {
+			continue
+		}
+		if choice != cniCalico {
+			if err := r.chooseCanal(ctx, o, corev1.NodeSelectorOpNotIn, cniCalico); err != nil {
+				return nil, err
+			}
+		}
+		return nil, errs.Conflict("node %s is not on Calico yet; it has to be moved first", nodes[i].Name)
+	}
+	return nodes, nil
+}
+
+// shut takes Canal from the nodes without a label, and returns when its controller knows.
+func (r *run) shut(ctx context.Context, o *original) error {
+	if err := r.chooseCanal(ctx, o, corev1.NodeSelectorOpIn, cniCanal); err != nil {
+		return err
+	}
+	return r.await(ctx, "Canal's DaemonSet", func(ctx context.Context) (string, error) {
+		ds, err := r.kube.AppsV1().DaemonSets(o.Canal.Namespace).Get(ctx, o.Canal.Name, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		return unseen(ds), nil
+	})
+}
+
+// unseen says that a DaemonSet's controller has not seen its last change yet, or "".
+func unseen(ds *appsv1.DaemonSet) string {
+	if ds.Status.ObservedGeneration < ds.Generation {
+		return "its controller has not seen the change yet"
+	}
+	return ""
 }
 
 // moved are the nodes that came from Canal. One that joined after Turn has no part in
@@ -83,16 +131,18 @@ func (r *run) lateLeave(ctx context.Context, late, came []corev1.Node) error {
 	return err
 }
 
-// choose says on which nodes, by their label canal, Canal and Calico run.
-func (r *run) choose(ctx context.Context, o *original, canal, calico corev1.NodeSelectorOperator) error {
-	if err := r.editDaemonSet(ctx, o.Canal.Namespace, o.Canal.Name, func(ds *appsv1.DaemonSet) {
-		onlyWhere(&ds.Spec.Template.Spec, canal, cniCanal)
-	}); err != nil && !apierrors.IsNotFound(err) {
-		return err
-	}
+// chooseCanal says on which nodes, by their label, Canal runs.
+func (r *run) chooseCanal(ctx context.Context, o *original, operator corev1.NodeSelectorOperator, value string) error {
+	return r.editDaemonSet(ctx, o.Canal.Namespace, o.Canal.Name, func(ds *appsv1.DaemonSet) {
+		onlyWhere(&ds.Spec.Template.Spec, operator, value)
+	})
+}
+
+// chooseCalico says on which nodes, by their label, Calico runs, and flanneld beside it.
+func (r *run) chooseCalico(ctx context.Context, o *original, operator corev1.NodeSelectorOperator, value string) error {
 	for _, ds := range []struct{ namespace, name string }{{calicoNamespace, calicoDaemonSet}, {o.Canal.Namespace, keeperName}} {
 		if err := r.editDaemonSet(ctx, ds.namespace, ds.name, func(d *appsv1.DaemonSet) {
-			onlyWhere(&d.Spec.Template.Spec, calico, cniCanal)
+			onlyWhere(&d.Spec.Template.Spec, operator, value)
 		}); err != nil {
 			return err
 		}
@@ -109,19 +159,10 @@ func (r *run) turnBack(ctx context.Context) error {
 	if err := r.keepByName(ctx); err != nil {
 		return err
 	}
-	if err := r.editDaemonSet(ctx, o.Canal.Namespace, o.Canal.Name, func(ds *appsv1.DaemonSet) {
-		onlyWhere(&ds.Spec.Template.Spec, corev1.NodeSelectorOpNotIn, cniCalico)
-	}); err != nil {
+	if err := r.chooseCanal(ctx, o, corev1.NodeSelectorOpNotIn, cniCalico); err != nil {
 		return err
 	}
-	for _, ds := range []struct{ namespace, name string }{{calicoNamespace, calicoDaemonSet}, {o.Canal.Namespace, keeperName}} {
-		if err := r.editDaemonSet(ctx, ds.namespace, ds.name, func(d *appsv1.DaemonSet) {
-			onlyWhere(&d.Spec.Template.Spec, corev1.NodeSelectorOpIn, cniCalico)
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.chooseCalico(ctx, o, corev1.NodeSelectorOpIn, cniCalico)
 }
 
 // keepByName lets nodes that joined after Turn, and so got Calico, keep it for now. Where Turn
@@ -266,10 +307,10 @@ func (r *run) adopt(ctx context.Context) error {
 		if err != nil {
 			return "", err
 		}
-		s := &ds.Status
+		s, waiting := &ds.Status, unseen(ds)
 		switch {
-		case s.ObservedGeneration < ds.Generation:
-			return "its controller has not seen the change yet", nil
+		case waiting != "":
+			return waiting, nil
 		case s.UpdatedNumberScheduled < s.DesiredNumberScheduled || s.NumberReady < s.DesiredNumberScheduled:
 			return fmt.Sprintf("%d of %d pods are updated, %d ready", s.UpdatedNumberScheduled, s.DesiredNumberScheduled, s.NumberReady), nil
 		}

@@ -43,6 +43,9 @@ func (r *run) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.fit(ctx, o); err != nil {
+		return err
+	}
 	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
 		return err
 	}
@@ -54,19 +57,10 @@ func (r *run) check(ctx context.Context) error {
 		if err := r.tunnels(ctx); err != nil {
 			return err
 		}
-		if err := r.claimAll(ctx); err != nil {
-			return err
-		}
 	}
-	if !ready(n) {
-		return errs.Failed("node %s is not ready", n.Name)
-	}
-	pods, err := r.podsOn(ctx, o.Canal.Namespace, metav1.FormatLabelSelector(o.Canal.Spec.Selector), n.Name)
-	if err != nil {
+	// Asked also where all are prepared: this step may have failed between the two.
+	if err := r.claimAll(ctx); err != nil {
 		return err
-	}
-	if n.Labels[labelCNI] != cniCalico && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return podReady(&p) }) {
-		return errs.Failed("node %s: Canal's pod is not ready", n.Name)
 	}
 	req, err := aboutPeers(cni.OpSave, nodes, n)
 	if err != nil {
@@ -89,6 +83,41 @@ func (r *run) check(ctx context.Context) error {
 	}
 	r.proved("node %s is ready, and so is Canal on it; its CNI configuration %s is kept", n.Name, active.Name)
 	return nil
+}
+
+// fit sees that a node, and Canal on it, is ready. One that has just joined is given the
+// time to become so.
+func (r *run) fit(ctx context.Context, o *original) error {
+	n, _, err := r.here(ctx)
+	if err != nil {
+		return err
+	}
+	if _, was := o.Nodes[n.Name]; !was || n.Annotations[annotationTunnel] == "" {
+		return r.await(ctx, "a node that has joined", func(ctx context.Context) (string, error) { return r.unfit(ctx, o) })
+	}
+	why, err := r.unfit(ctx, o)
+	if err == nil && why != "" {
+		err = errs.Failed("%s", why)
+	}
+	return err
+}
+
+// unfit says why a node cannot move now, or "".
+func (r *run) unfit(ctx context.Context, o *original) (string, error) {
+	n, _, err := r.here(ctx)
+	switch {
+	case err != nil:
+		return "", err
+	case !ready(n):
+		return fmt.Sprintf("node %s is not ready", n.Name), nil
+	case n.Labels[labelCNI] == cniCalico:
+		return "", nil
+	}
+	pods, err := r.podsOn(ctx, o.Canal.Namespace, metav1.FormatLabelSelector(o.Canal.Spec.Selector), n.Name)
+	if err != nil || slices.ContainsFunc(pods, func(p corev1.Pod) bool { return podReady(&p) }) {
+		return "", err
+	}
+	return fmt.Sprintf("node %s: Canal's pod is not ready", n.Name), nil
 }
 
 // prepared tells whether every node was told its tunnel's address: one that joined

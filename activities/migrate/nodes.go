@@ -121,8 +121,11 @@ func calicoAnnotations(n *corev1.Node) map[string]string {
 	return out
 }
 
-// podNetwork is a node's, of IPv4.
+// podNetwork is a node's, of IPv4. One that has just joined may not have been given it yet.
 func podNetwork(n *corev1.Node) (netip.Prefix, error) {
+	if n.Spec.PodCIDR == "" {
+		return netip.Prefix{}, errs.Unavailable("node %s has no pod network", n.Name)
+	}
 	p, err := netip.ParsePrefix(n.Spec.PodCIDR)
 	if err != nil || !p.Addr().Is4() {
 		return netip.Prefix{}, errs.Failed("node %s has no pod network of IPv4: %q", n.Name, n.Spec.PodCIDR)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -59,7 +60,7 @@ func TestNodes(t *testing.T) {
 				late := w.clone()
 				late.join(t, 2)
 				_, err := do(t, late, d)
-				if errs.TypeOf(err) != errs.TypeUnavailable || !strings.Contains(err.Error(), "node n2 is not on Calico yet") {
+				if errs.TypeOf(err) != errs.TypeConflict || !strings.Contains(err.Error(), "node n2 is not on Calico yet") {
 					t.Errorf("%v", err)
 				}
 			}
@@ -84,7 +85,7 @@ func TestUndoOfTurnLeavesNodesThatJoinedBefore(t *testing.T) {
 		mustDo(t, w, all[:slices.Index(all, turn)]...)
 		w.join(t, 2)
 		before := w.snapshot()
-		if _, err := do(t, w, turn); errs.TypeOf(err) != errs.TypeUnavailable {
+		if _, err := do(t, w, turn); errs.TypeOf(err) != errs.TypeConflict {
 			t.Fatal(err)
 		}
 		mustUndo(t, w, turn)
@@ -95,6 +96,104 @@ func TestUndoOfTurnLeavesNodesThatJoinedBefore(t *testing.T) {
 		// It is prepared and moved as the others were, and then all of it goes on.
 		mustDo(t, w, deed{migration.Check, "n2"}, deed{migration.Leave, "n2"}, deed{migration.Swap, "n2"})
 		mustDo(t, w, all[slices.Index(all, turn):]...)
+	})
+}
+
+// A node that joins while Turn is made either has Canal and stops it, and is moved before it
+// is made again; or it has Calico from its start. None has Canal and is overlooked.
+func TestANodeThatJoinsInTheMiddleOfTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		turn := deed{migration.Turn, ""}
+		at := slices.Index(all, turn)
+		before := newWorld(t, 2)
+		mustDo(t, before, all[:at]...)
+		canal, calico := 0, 0
+		for n := 0; ; n++ {
+			w, count := before.clone(), 0
+			w.refuse = func(string, string) error {
+				if count++; count-1 == n {
+					w.add(t, 2)
+					// The addresses that its pods have without Canal are none of host-local's.
+					if !w.running("n2", "kube-flannel") {
+						clear(w.nodes["n2"].hostLocal)
+					}
+				}
+				return nil
+			}
+			_, err := do(t, w, turn)
+			w.refuse = nil
+			if count <= n {
+				break
+			}
+			switch errs.TypeOf(err) {
+			case errs.TypeConflict:
+				canal++
+				if !w.running("n2", "kube-flannel") || w.nodes["n2"].files[calicoFile.Name].Name != "" {
+					t.Fatalf("at %d: n2 is to be moved, and has no Canal", n)
+				}
+				mustDo(t, w, deed{migration.Check, "n2"}, deed{migration.Leave, "n2"}, deed{migration.Swap, "n2"}, turn)
+			case "":
+				calico++
+				if _, had := w.nodes["n2"].files[canalFile.Name]; err != nil || had || !w.running("n2", "calico-node") {
+					t.Fatalf("at %d: %v; n2 has had Canal, and was overlooked", n, err)
+				}
+			default:
+				t.Fatalf("at %d: %v", n, err)
+			}
+			if n%stride() == 0 {
+				mustDo(t, w, all[at+1:]...)
+			}
+		}
+		if canal == 0 || calico == 0 {
+			t.Errorf("it had Canal %d times, and Calico %d", canal, calico)
+		}
+	})
+}
+
+// A node that has just joined is waited for, and prepared whole also where that fails half-way.
+func TestANodeThatHasJustJoined(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all := course(2)
+		check := deed{migration.Check, "n2"}
+		was := newWorld(t, 2)
+		mustDo(t, was, all[:slices.Index(all, deed{migration.Turn, ""})]...)
+		was.join(t, 2)
+		becomes := func(w *world, status corev1.ConditionStatus) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			u := w.objects[kindOf("v1", "Node").key("", "n2")].DeepCopy()
+			u.Object["status"].(map[string]any)["conditions"] = []any{map[string]any{"type": "Ready", "status": string(status)}}
+			w.put(u)
+		}
+		w := was.clone()
+		becomes(w, corev1.ConditionFalse)
+		if _, err := do(t, w, check); errs.TypeOf(err) != errs.TypeDeadline || !strings.Contains(err.Error(), "node n2 is not ready") {
+			t.Errorf("one that never is: %v", err)
+		}
+		time.AfterFunc(30*time.Second, func() { becomes(w, corev1.ConditionTrue) })
+		mustDo(t, w, check)
+		for n := 0; ; n += stride() {
+			w := was.clone()
+			count := fails(w, n)
+			_, err := do(t, w, check)
+			w.fault = nil
+			if *count <= n {
+				break
+			}
+			mustDo(t, w, check)
+			owned := 0
+			for _, u := range w.of("BlockAffinity") {
+				if node, _, _ := unstructured.NestedString(u.Object, "spec", "node"); node == "n2" {
+					owned++
+				}
+			}
+			if owned != 4 {
+				t.Errorf("failed at write %d (%v), and made again: n2 has %d blocks of 4", n, err, owned)
+			}
+		}
 	})
 }
 

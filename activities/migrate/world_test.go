@@ -164,6 +164,14 @@ func nodeName(i int) string { return fmt.Sprintf("n%d", i) }
 // join adds a node, with what flanneld and Canal write on it, and two pods.
 func (w *world) join(t testing.TB, i int) {
 	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.add(t, i)
+}
+
+// add is join in the middle of a request.
+func (w *world) add(t testing.TB, i int) {
+	t.Helper()
 	name := nodeName(i)
 	n := &corev1.Node{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
@@ -180,8 +188,6 @@ func (w *world) join(t testing.TB, i int) {
 	if i == 0 {
 		n.Labels["node-role.kubernetes.io/control-plane"] = ""
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.nodes[name] = &machine{
 		files: map[string]cni.File{"calico-kubeconfig": {Name: "calico-kubeconfig", SHA256: "k"}}, saved: map[string]map[string]cni.File{},
 		hostLocal: map[string]string{}, direct: map[netip.Prefix]bool{}, spare: map[netip.Prefix]bool{}, chains: true,

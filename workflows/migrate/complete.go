@@ -38,23 +38,58 @@ func (m *cluster) complete(ctx workflow.Context) (done bool, err error) {
 	return true, m.clean(ctx)
 }
 
-// completing makes one step, and proves it. A node that joined before Turn has
-// Canal: it is moved now.
+// completing makes one step, and proves it.
 func (m *cluster) completing(ctx workflow.Context, step migration.Step) error {
-	if err := m.step(ctx, step); err != nil {
+	var err error
+	if step == migration.Turn {
+		err = m.turn(ctx)
+	} else {
+		err = m.step(ctx, step)
+	}
+	if err != nil {
 		return err
 	}
-	if step == migration.Turn {
-		m.stale = true
-		why, err := m.round(ctx)
-		if err != nil {
+	return m.compare(ctx, m.work)
+}
+
+// turnAfterLate is the change by which nodes that joined since the last one moved are moved
+// before Turn is made. Until then, Turn was taken back, and the migration stopped.
+const turnAfterLate = "turn-after-late-nodes-20261123"
+
+// turn makes Turn, and takes up the nodes that have come since. One that still has Canal
+// is in its way: it is moved as the others were, and Turn is made again.
+func (m *cluster) turn(ctx workflow.Context) error {
+	for idle := false; ; {
+		err := m.step(ctx, migration.Turn)
+		if err == nil {
+			return m.moveLate(ctx)
+		}
+		if errs.TypeOf(err) != errs.TypeConflict || workflow.GetVersion(ctx, turnAfterLate, workflow.DefaultVersion, 1) == workflow.DefaultVersion {
 			return err
 		}
-		if why != "" {
-			return errs.Failed("%s", why)
+		ended := m.ended
+		m.note(ctx, "", "turn has to wait: "+story.Reason(err))
+		m.enter(ctx, contract.StateMigrating)
+		if err := m.moveLate(ctx); err != nil {
+			return err
 		}
+		m.enter(ctx, contract.StateFinishing)
+		if idle && m.ended == ended {
+			// Twice, what was in its way was no node that could be moved.
+			return err
+		}
+		idle = m.ended == ended
 	}
-	return m.compare(ctx, m.work)
+}
+
+// moveLate takes all nodes to Calico that are not on it.
+func (m *cluster) moveLate(ctx workflow.Context) error {
+	m.stale = true
+	why, err := m.round(ctx)
+	if err == nil && why != "" {
+		err = errs.Failed("%s", why)
+	}
+	return err
 }
 
 // incomplete takes the steps of the completion back, and stops.

@@ -625,10 +625,10 @@ func TestNodesThatComeAndGo(t *testing.T) {
 // comes to Calico without a stop.
 func TestANodeJoinsAtAnyMoment(t *testing.T) {
 	for _, name := range []string{"w9", "cp9*"} {
-		for _, again := range []bool{false, true} {
+		for _, how := range []struct{ again, early bool }{{}, {again: true}, {again: true, early: true}} {
 			for n, last := 0, false; !last; n++ {
 				r := newRun(t, "cp*", "w1")
-				r.c.Early = n%2 == 0
+				r.c.Early = how.early
 				seen := 0
 				r.w.Hook = func(_ context.Context, call, subject string) error {
 					r.mu.Lock()
@@ -641,7 +641,7 @@ func TestANodeJoinsAtAnyMoment(t *testing.T) {
 					}
 					r.c.Add(name)
 					last = call+" "+subject == "Do clean"
-					if again {
+					if how.again {
 						return errs.Unavailable("no answer")
 					}
 					return nil
@@ -649,7 +649,7 @@ func TestANodeJoinsAtAnyMoment(t *testing.T) {
 				out := r.do(migration.Options{})
 				r.wantMigrated(out)
 				if told := logOf(out); strings.Contains(told, "stopped") || strings.Contains(told, "failed") {
-					t.Errorf("%s at %d, again %v:\n%s", name, n, again, told)
+					t.Errorf("%s at %d, %+v:\n%s", name, n, how, told)
 				}
 				if t.Failed() {
 					return

@@ -39,7 +39,7 @@ var stepTimes = map[migration.Step]time.Duration{
 	migration.Tunnels:   5 * time.Minute,
 	migration.Addresses: 5 * time.Minute,
 	migration.Split:     5 * time.Minute,
-	migration.Check:     2 * time.Minute,
+	migration.Check:     5 * time.Minute, // for a node that has just joined to become ready
 	migration.Evict:     30 * time.Minute,
 	migration.Leave:     2 * time.Minute,
 	migration.Swap:      6 * time.Minute,

@@ -35,6 +35,10 @@ func migrations() map[string]scenario {
 			s.on("Do leave cp", s.joins("w8"))
 			s.on("Do turn", s.joins("w9"))
 		}},
+		// A node joins while Turn is tried again: it is moved before Turn is made.
+		"migrate-late-at-turn": {nodes: []string{"cp*", "w1"}, input: migrating(migration.Options{}), arrange: func(s *stage) {
+			s.on("Do turn", func(context.Context) error { s.w.Canal.Add("w9"); return errs.Unavailable("no answer") })
+		}},
 		"migrate-stopped-and-resumed": {nodes: []string{"cp*", "w1"}, input: migrating(migration.Options{}), arrange: func(s *stage) { s.fail("Do swap w1") },
 			during: func(s *stage) {
 				s.until(contract.StateStopped)

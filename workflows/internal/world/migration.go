@@ -47,7 +47,9 @@ type Canal struct {
 	// target is what the last plan was asked for.
 	target preflight.Target
 	// all nodes are to be drained.
-	all        bool
+	all bool
+	// turned is true while Calico is the choice of nodes without a label.
+	turned     bool
 	name       string
 	violations []string
 	// busy are the steps that are being made. A real server waits for an activity
@@ -91,7 +93,7 @@ func (c *Canal) Add(name string) {
 	if last := len(name) - 1; name[last] == '*' {
 		n.name, n.control = name[:last], true
 	}
-	n.born = c.steps[migration.Turn] == done
+	n.born = c.turned
 	n.late = c.claimed != ""
 	c.nodes = append(c.nodes, n)
 }
@@ -194,7 +196,7 @@ func (c *Canal) has(n *canalNode) string {
 	if n.label != "" {
 		return n.label
 	}
-	if c.steps[migration.Turn] == done {
+	if c.turned {
 		return "calico"
 	}
 	return "canal"
@@ -415,8 +417,8 @@ func (c *Canal) beginCluster(what string, in migrate.StepInput) error {
 		return nil
 	}
 	for _, n := range c.nodes {
-		if in.Step == migration.Turn && n.label != "calico" {
-			return errs.Unavailable("node %s is not on Calico yet", n.name)
+		if in.Step == migration.Turn && c.has(n) != "calico" {
+			return errs.Conflict("node %s is not on Calico yet", n.name)
 		}
 		if c.has(n) != "calico" {
 			c.wrong("%s while %s is on Canal", what, n.name)
@@ -545,13 +547,17 @@ func (c *Canal) end(in migrate.StepInput, how made) {
 	defer c.mu.Unlock()
 	if in.Node == "" {
 		c.steps[in.Step] = how
-		if in.Step == migration.Turn && how == undone {
+		if in.Step != migration.Turn {
+			return
+		}
+		if c.turned && how == undone {
 			for _, n := range c.nodes {
 				if n.label == "" {
 					n.label, n.born = "calico", true
 				}
 			}
 		}
+		c.turned = how == done
 		return
 	}
 	n := c.node(in.Node)
