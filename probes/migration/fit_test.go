@@ -99,6 +99,11 @@ func TestPlanRefusesWhatCannotBeTakenOver(t *testing.T) {
 			c.report.Target.BlockSize = 27
 		}, []string{"pool pods has blocks of /26, which cannot be changed and do not fit the nodes' pod networks; replace it with one of the same network with blocks of /27 to /32"}},
 
+		"one node, asked to drain": {func(c *cluster) { c.opts.Mode, c.facts.Nodes.Value = Drain, c.facts.Nodes.Value[:1] },
+			[]string{"node cp cannot be drained (it was asked for): it is the only one, and there is nowhere to go; leave the mode open"}},
+		"one node that could not be read": {func(c *cluster) { c.nodes, c.facts.Nodes.Value = nil, c.facts.Nodes.Value[:1] },
+			[]string{"node cp cannot be drained (its CNI configuration could not be read): it is the only one, and there is nowhere to go; mend that"}},
+
 		"an unknown pods' network": {func(c *cluster) { c.report.Target.PodCIDR = "" }, []string{"the pods' network is not known; name it with --pod-cidr"}},
 		"an unknown MTU":           {func(c *cluster) { c.report.Target.MTU = 0 }, []string{"the pods' MTU is not known; name it with --mtu"}},
 		"flannel's own VNI":        {func(c *cluster) { c.report.Target.VNI, c.report.Target.Port = 1, 8472 }, []string{"VNI 1 and port 8472 are flannel's, and both overlays run side by side; choose another with --vni or --port"}},

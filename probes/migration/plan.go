@@ -276,7 +276,7 @@ func (p *Plan) node(n *Node, facts *preflight.ClusterFacts, measured *preflight.
 	why := notInPlace(measured)
 	switch {
 	case opts.Mode == Drain:
-		n.Mode, n.Why = Drain, "it was asked for"
+		n.Mode, n.Why = Drain, asked
 	case opts.Mode == InPlace && why != "":
 		p.Refused = append(p.Refused, fmt.Sprintf("node %s cannot be taken over in place: %s; leave the mode open, or drain it", n.Name, why))
 	case why != "":
@@ -285,7 +285,21 @@ func (p *Plan) node(n *Node, facts *preflight.ClusterFacts, measured *preflight.
 	if n.Mode == Drain {
 		n.Estimate += graceTime
 		p.drain(n, facts)
+		if len(p.Nodes) == 1 && p.From.Name != "" {
+			// Every pod would be down, Rancher's agent among them, and nothing could be probed.
+			p.Refused = append(p.Refused, fmt.Sprintf("node %s cannot be drained (%s): it is the only one, and there is nowhere to go; %s", n.Name, n.Why, onlyInPlace(n.Why)))
+		}
 	}
+}
+
+const asked = "it was asked for"
+
+// onlyInPlace says what to do about a single node that would be drained.
+func onlyInPlace(why string) string {
+	if why == asked {
+		return "leave the mode open"
+	}
+	return "mend that, and it can be moved in place"
 }
 
 // notInPlace says why it is not known whether the pods of a node can keep their interface and
@@ -328,7 +342,7 @@ func (p *Plan) acknowledge(report *preflight.Report) {
 	if !p.Vendor.Supported {
 		p.Acknowledge = append(p.Acknowledge, Acknowledgement{AckVendor, p.Vendor.Position + " (" + p.Vendor.Source + ")"})
 	}
-	if len(p.Nodes) == 1 {
+	if len(p.Nodes) == 1 && p.From.Name != "" {
 		p.Acknowledge = append(p.Acknowledge, Acknowledgement{AckOneNode,
 			"there is one node: nothing can be moved away from it, and nothing can be probed from another"})
 	}

@@ -18,6 +18,7 @@ func TestSingleNode(t *testing.T) {
 	police(t)
 	plan := planned(t)
 	start := []string{"migrate", "start", cluster, "--plan", plan.Plan.Hash, "--calico", calico, "--by", by}
+	refusal{args: []string{"migrate", "plan", cluster, "--calico", calico, "--mode", "drain"}, code: 10, says: []string{single.nodes[0], "the only one"}}.try(t)
 	wanted := false
 	for _, a := range plan.Plan.Acknowledge {
 		if a.ID == ack {
