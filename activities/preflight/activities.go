@@ -332,13 +332,8 @@ func (r *run) mesh(ctx context.Context, pool *pool, cluster *preflight.ClusterFa
 	paths := preflight.Paths(target)
 	mesh := preflight.NewMesh(len(facts), paths)
 	mesh.MTU.Tried = preflight.Sizes(cluster, facts, r.in.Target)
-	token, err := newToken()
-	if err != nil {
-		mesh.Problem = err.Error()
-		return mesh, nil
-	}
 	m := &mesher{
-		pool: pool, paths: paths, sizes: mesh.MTU.Tried, atOnce: r.in.AtOnce, timeout: r.in.PacketTimeout, token: token, out: mesh,
+		pool: pool, paths: paths, sizes: mesh.MTU.Tried, atOnce: r.in.AtOnce, timeout: r.in.PacketTimeout, token: newToken(), out: mesh,
 		note: func(done, total int) { r.note("packets", done, total) },
 	}
 	addresses := map[string]string{}

@@ -184,6 +184,8 @@ func TestDecide(t *testing.T) {
 		"tcp open":            {tcp, node.PathAnswer{Answer: preflight.Open}, false, "", preflight.Open},
 		"tcp refused":         {tcp, refused, false, "", preflight.Refused},
 		"tcp nobody listens":  {tcp, refused, false, "cannot listen", preflight.Untold},
+		"an answer unknown":   {tcp, node.PathAnswer{Answer: "perhaps"}, false, "", preflight.Untold},
+		"none, but arrived":   {udp, node.PathAnswer{}, true, "", preflight.Open},
 		"tcp silent":          {tcp, silent, false, "cannot listen", preflight.Filtered},
 	} {
 		if got, _ := decide(c.path, c.a, c.seen, c.deaf); got != c.want {

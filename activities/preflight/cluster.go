@@ -30,32 +30,28 @@ const (
 	pageSize = 500
 )
 
-// pages reads a list page by page.
-func pages[T any](ctx context.Context, list func(context.Context, metav1.ListOptions) (items []T, next string, err error)) ([]T, error) {
+// pages reads a list page by page. Items takes those of a page.
+func pages[L metav1.ListInterface, T any](ctx context.Context, list func(context.Context, metav1.ListOptions) (L, error), items func(L) []T) ([]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	var out []T
 	next := ""
 	for {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		items, token, err := list(call, metav1.ListOptions{Limit: pageSize, Continue: next})
+		page, err := list(call, metav1.ListOptions{Limit: pageSize, Continue: next})
 		cancel()
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, items...)
-		if next = token; next == "" {
+		out = append(out, items(page)...)
+		if next = page.GetContinue(); next == "" {
 			return out, nil
 		}
 	}
 }
 
 func (r *run) listNodes(ctx context.Context) ([]corev1.Node, error) {
-	return pages(ctx, func(ctx context.Context, o metav1.ListOptions) ([]corev1.Node, string, error) {
-		l, err := r.conn.kube.CoreV1().Nodes().List(ctx, o)
-		if err != nil {
-			return nil, "", err
-		}
-		return l.Items, l.Continue, nil
-	})
+	return pages(ctx, r.conn.kube.CoreV1().Nodes().List, func(l *corev1.NodeList) []corev1.Node { return l.Items })
 }
 
 // fact is what reading gave, or why it is not known.
@@ -92,60 +88,24 @@ func (r *run) cluster(ctx context.Context, nodes []corev1.Node) *preflight.Clust
 	var reading sync.WaitGroup
 	kube := r.conn.kube
 	reading.Go(func() {
-		sets, err := pages(ctx, func(ctx context.Context, opt metav1.ListOptions) ([]appsv1.DaemonSet, string, error) {
-			l, err := kube.AppsV1().DaemonSets("").List(ctx, opt)
-			if err != nil {
-				return nil, "", err
-			}
-			return l.Items, l.Continue, nil
-		})
+		sets, err := pages(ctx, kube.AppsV1().DaemonSets("").List, func(l *appsv1.DaemonSetList) []appsv1.DaemonSet { return l.Items })
 		f.DaemonSets, f.Flannel = r.networks(ctx, sets, err, nodes)
 	})
 	reading.Go(func() {
 		// Where workloads cannot be listed, their pods' replicas are not known.
-		o.replicaSets, _ = pages(ctx, func(ctx context.Context, opt metav1.ListOptions) ([]appsv1.ReplicaSet, string, error) {
-			l, err := kube.AppsV1().ReplicaSets("").List(ctx, opt)
-			if err != nil {
-				return nil, "", err
-			}
-			return l.Items, l.Continue, nil
-		})
+		o.replicaSets, _ = pages(ctx, kube.AppsV1().ReplicaSets("").List, func(l *appsv1.ReplicaSetList) []appsv1.ReplicaSet { return l.Items })
 	})
 	reading.Go(func() {
-		o.statefulSet, _ = pages(ctx, func(ctx context.Context, opt metav1.ListOptions) ([]appsv1.StatefulSet, string, error) {
-			l, err := kube.AppsV1().StatefulSets("").List(ctx, opt)
-			if err != nil {
-				return nil, "", err
-			}
-			return l.Items, l.Continue, nil
-		})
+		o.statefulSet, _ = pages(ctx, kube.AppsV1().StatefulSets("").List, func(l *appsv1.StatefulSetList) []appsv1.StatefulSet { return l.Items })
 	})
 	reading.Go(func() {
-		o.pods, podErr = pages(ctx, func(ctx context.Context, opt metav1.ListOptions) ([]corev1.Pod, string, error) {
-			l, err := kube.CoreV1().Pods("").List(ctx, opt)
-			if err != nil {
-				return nil, "", err
-			}
-			return l.Items, l.Continue, nil
-		})
+		o.pods, podErr = pages(ctx, kube.CoreV1().Pods("").List, func(l *corev1.PodList) []corev1.Pod { return l.Items })
 	})
 	reading.Go(func() {
-		o.services, svcErr = pages(ctx, func(ctx context.Context, opt metav1.ListOptions) ([]corev1.Service, string, error) {
-			l, err := kube.CoreV1().Services("").List(ctx, opt)
-			if err != nil {
-				return nil, "", err
-			}
-			return l.Items, l.Continue, nil
-		})
+		o.services, svcErr = pages(ctx, kube.CoreV1().Services("").List, func(l *corev1.ServiceList) []corev1.Service { return l.Items })
 	})
 	reading.Go(func() {
-		o.budgets, pdbErr = pages(ctx, func(ctx context.Context, opt metav1.ListOptions) ([]policyv1.PodDisruptionBudget, string, error) {
-			l, err := kube.PolicyV1().PodDisruptionBudgets("").List(ctx, opt)
-			if err != nil {
-				return nil, "", err
-			}
-			return l.Items, l.Continue, nil
-		})
+		o.budgets, pdbErr = pages(ctx, kube.PolicyV1().PodDisruptionBudgets("").List, func(l *policyv1.PodDisruptionBudgetList) []policyv1.PodDisruptionBudget { return l.Items })
 	})
 	reading.Go(func() { f.Kubernetes = r.version(ctx) })
 	reading.Go(func() { f.Pools = r.pools(ctx) })

@@ -152,7 +152,7 @@ func (l *lab) Exec(ctx context.Context, _, pod string, command []string, stdin i
 	lines := bufio.NewScanner(stdin)
 	lines.Buffer(nil, node.MaxRequestBytes)
 	out := json.NewEncoder(stdout)
-	self, paths := 0, []preflight.Path(nil)
+	self := 0
 	for lines.Scan() {
 		req, err := node.ParseRequest(lines.Bytes())
 		if err != nil {
@@ -167,7 +167,7 @@ func (l *lab) Exec(ctx context.Context, _, pod string, command []string, stdin i
 			_ = out.Encode(node.Message{Type: node.MessageProgress, Done: 1, Total: 2})
 			_ = out.Encode(node.Message{Type: node.MessageFacts, Facts: labFacts(name)})
 		case node.RoleListen:
-			self, paths = req.Self, req.Paths
+			self = req.Self
 			l.mu.Lock()
 			l.sent[self] = nil
 			l.mu.Unlock()
@@ -183,7 +183,6 @@ func (l *lab) Exec(ctx context.Context, _, pod string, command []string, stdin i
 		}
 		_ = out.Encode(node.Message{Type: node.MessageDone})
 	}
-	_ = paths
 	return lines.Err()
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -33,12 +34,12 @@ type mesher struct {
 	out     *preflight.Mesh
 }
 
-func newToken() (string, error) {
+// newToken names a measurement.
+func newToken() string {
 	b := make([]byte, 8)
-	if _, err := rand.Read(b); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(b), nil
+	// It never fails.
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
 }
 
 // run tries every pair, round by round. The mesh is complete whatever happens:
@@ -129,7 +130,7 @@ func (m *mesher) reach(ctx context.Context, round, i int, r preflight.Round, h *
 	// Each peer takes at most two time-outs, and they are tried many at once.
 	limit := reachSlack + time.Duration(2+len(req.Peers)/100)*2*m.timeout
 	return call(ctx, m.pool.session(ctx, m.members[i].name), limit, req, func(msg *node.Message) {
-		if msg.Type == node.MessageReached {
+		if msg.Type == node.MessageReached && m.knows(msg.Peer) {
 			h.answers[msg.Peer] = msg.Answers
 		}
 	})
@@ -142,10 +143,16 @@ func (m *mesher) collect(ctx context.Context, round, i int, h *heard) error {
 		}
 		h.deaf = msg.Failed
 		for _, s := range msg.Seen {
-			h.seen[s.From] = s
+			if m.knows(s.From) {
+				h.seen[s.From] = s
+			}
 		}
 	})
 }
+
+// knows tells whether a number is that of a member. What an agent says of others
+// is left out, or it could fill the daemon's memory.
+func (m *mesher) knows(i int) bool { return i >= 0 && i < len(m.members) }
 
 // merge decides what is known of the direction from i to j.
 func (m *mesher) merge(i, j int, from, to *heard) {
@@ -172,9 +179,16 @@ func (m *mesher) merge(i, j int, from, to *heard) {
 	m.out.AddMTU(pair)
 }
 
+// possible are the answers that an agent can give.
+var possible = []preflight.Answer{preflight.Open, preflight.Refused, preflight.Filtered, preflight.Untold}
+
 // decide tells what a path is like from what the source got back and what the
 // destination saw. Deaf says why the destination could not listen.
 func decide(path preflight.Path, a node.PathAnswer, seen bool, deaf string) (preflight.Answer, string) {
+	a.Detail = oneLine(a.Detail)
+	if !slices.Contains(possible, a.Answer) {
+		a.Answer, a.Detail = preflight.Untold, fmt.Sprintf("the agent reported %.20q, which is no answer", a.Answer)
+	}
 	if path.Protocol == "tcp" {
 		if a.Answer == preflight.Refused && deaf != "" {
 			// Nobody could listen, so that a reset is what is to be expected.

@@ -135,7 +135,7 @@ func clock(ctx context.Context, s *dialogue.Session) (skew time.Duration, err er
 func oneLine(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if len(s) > 300 {
-		return s[:297] + "..."
+		return strings.ToValidUTF8(s[:297], "") + "..."
 	}
 	return s
 }

@@ -39,10 +39,8 @@ type Progress struct {
 	// Phase is cluster, nodes, packets or judging.
 	Phase string `json:"phase"`
 	// Ready of Total nodes, or rounds of packets, are through.
-	Ready   int    `json:"ready"`
-	Total   int    `json:"total"`
-	Cluster string `json:"cluster,omitempty"`
-	// Waiting says what did not answer.
-	Waiting   string    `json:"waiting,omitempty"`
+	Ready     int       `json:"ready"`
+	Total     int       `json:"total"`
+	Cluster   string    `json:"cluster,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 }
