@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"sync"
 
@@ -31,48 +32,63 @@ type remoteExecutor struct {
 func (e *remoteExecutor) Exec(ctx context.Context, namespace, pod string, command []string, stdin io.Reader, stdout io.Writer) error {
 	url := e.client.Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: agentName, Command: command, Stdin: true, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	said := &head{}
+	err := e.stream(ctx, url, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout, Stderr: said})
+	if err == nil {
+		return nil
+	}
+	// A proxy on the way may have answered with a page.
+	message := clipLine(err.Error())
+	if text := said.line(); text != "" {
+		message += ": " + text
+	}
+	return fmt.Errorf("exec in %s/%s: %s", namespace, pod, message)
+}
+
+func (e *remoteExecutor) stream(ctx context.Context, url *url.URL, options remotecommand.StreamOptions) error {
 	spdy, err := remotecommand.NewSPDYExecutor(e.config, "POST", url)
 	if err != nil {
-		return fmt.Errorf("exec in %s/%s: %w", namespace, pod, err)
+		return err
 	}
 	socket, err := remotecommand.NewWebSocketExecutor(e.config, "GET", url.String())
 	if err != nil {
-		return fmt.Errorf("exec in %s/%s: %w", namespace, pod, err)
+		return err
 	}
 	both, err := remotecommand.NewFallbackExecutor(socket, spdy, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
 	if err != nil {
-		return fmt.Errorf("exec in %s/%s: %w", namespace, pod, err)
+		return err
 	}
-	said := &tail{}
-	err = both.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout, Stderr: said})
-	if err != nil {
-		if text := said.line(); text != "" {
-			return fmt.Errorf("exec in %s/%s: %w: %s", namespace, pod, err, text)
-		}
-		return fmt.Errorf("exec in %s/%s: %w", namespace, pod, err)
+	ended := make(chan error, 1)
+	go func() { ended <- both.StreamWithContext(ctx, options) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		// Not waited for: while a server does not answer the request for SPDY, that
+		// goes on whatever ctx says, and ends with the connection.
+		return ctx.Err()
 	}
-	return nil
 }
 
-// tail keeps the beginning of what a command writes to standard error.
-type tail struct {
+// head keeps the beginning of what a command writes to standard error.
+type head struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-const maxTail = 400
+const maxHead = 400
 
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf.Write(b[:min(len(b), maxTail-min(maxTail, t.buf.Len()))])
+func (h *head) Write(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.buf.Write(b[:min(len(b), maxHead-min(maxHead, h.buf.Len()))])
 	return len(b), nil
 }
 
-func (t *tail) line() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.Join(strings.Fields(t.buf.String()), " ")
+func (h *head) line() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Join(strings.Fields(h.buf.String()), " ")
 }
