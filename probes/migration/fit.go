@@ -29,9 +29,9 @@ const (
 // already is not said twice.
 func (p *Plan) fit(facts *preflight.ClusterFacts, measured map[string]*preflight.NodeFacts, report *preflight.Report) {
 	told := failures(report.Results)
-	p.Refused = append(p.Refused, unfitTarget(p.Target, facts)...)
-	p.Refused = append(p.Refused, unfitCNI(facts, measured, told)...)
-	p.Refused = append(p.Refused, unfitNetworks(p.Target, facts, told)...)
+	p.refuse(refusedTarget, unfitTarget(p.Target, facts)...)
+	p.refuse(refusedCNI, unfitCNI(facts, measured, told)...)
+	p.refuse(refusedNetworks, unfitNetworks(p.Target, facts, told)...)
 }
 
 // failures are the required checks that failed.

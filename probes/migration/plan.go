@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -103,6 +104,9 @@ type Plan struct {
 	// Hash identifies the plan: a start names it, and is refused where the
 	// cluster is not as it was any more.
 	Hash string `json:"hash"`
+
+	// mend has the kind of every refusal, and unknown the checks that AckUnknown is about.
+	mend, unknown []string
 }
 
 // Node is what would happen to one node.
@@ -146,7 +150,7 @@ func Make(facts *preflight.ClusterFacts, nodes []preflight.NodeFacts, report *pr
 	p := Plan{Cluster: facts.Name, Kubernetes: facts.Kubernetes.Value, Target: report.Target, Manifest: opts.Manifest}
 	p.Distribution = distribution(p.Kubernetes)
 	p.Vendor = vendors[p.Distribution]
-	p.refuse(report)
+	p.failed(report)
 	p.from(facts)
 	p.order(facts, opts)
 	measured := map[string]*preflight.NodeFacts{}
@@ -193,11 +197,29 @@ var vendors = map[Distribution]Vendor{
 	},
 }
 
-// refuse collects the required checks that failed: the way to mend each is theirs to say.
-func (p *Plan) refuse(report *preflight.Report) {
+// refuse adds what is in the way. The kind stays the same whatever was measured: a
+// check's ID, or one of those below.
+func (p *Plan) refuse(kind string, lines ...string) {
+	if len(lines) > 0 {
+		p.Refused, p.mend = append(p.Refused, lines...), append(p.mend, kind)
+	}
+}
+
+// Kinds of refusals that are no check's.
+const (
+	refusedFrom     = "from"
+	refusedFirst    = "first"
+	refusedMode     = "mode"
+	refusedTarget   = "target"
+	refusedCNI      = "cni"
+	refusedNetworks = "networks"
+)
+
+// failed refuses for the required checks that failed: the way to mend each is theirs to say.
+func (p *Plan) failed(report *preflight.Report) {
 	for _, r := range report.Results {
 		if r.Status == preflight.Fail && r.Severity == preflight.Required {
-			p.Refused = append(p.Refused, line(r))
+			p.refuse(r.ID, line(r))
 		}
 	}
 }
@@ -224,14 +246,16 @@ func few(names []string) string {
 }
 
 func (p *Plan) from(facts *preflight.ClusterFacts) {
-	for _, set := range facts.DaemonSets.Value {
-		if set.Flavour == preflight.FlavourCanal || set.Flavour == preflight.FlavourRKE2Canal {
-			p.From = set
-			return
-		}
-	}
-	if len(p.Refused) == 0 {
-		p.Refused = append(p.Refused, "there is no Canal in this cluster, so there is nothing to migrate from")
+	sets := slices.DeleteFunc(slices.Clone(facts.DaemonSets.Value), func(s preflight.CNISet) bool {
+		return s.Flavour != preflight.FlavourCanal && s.Flavour != preflight.FlavourRKE2Canal
+	})
+	switch {
+	case len(sets) > 0:
+		p.From = slices.MinFunc(sets, func(a, b preflight.CNISet) int {
+			return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+		})
+	case len(p.Refused) == 0:
+		p.refuse(refusedFrom, "there is no Canal in this cluster, so there is nothing to migrate from")
 	}
 }
 
@@ -258,7 +282,7 @@ func (p *Plan) order(facts *preflight.ClusterFacts, opts Options) {
 	})
 	for _, name := range opts.First {
 		if !slices.ContainsFunc(p.Nodes, func(n Node) bool { return n.Name == name }) {
-			p.Refused = append(p.Refused, fmt.Sprintf("there is no node %s to begin with", name))
+			p.refuse(refusedFirst, fmt.Sprintf("there is no node %s to begin with", name))
 		}
 	}
 }
@@ -278,7 +302,7 @@ func (p *Plan) node(n *Node, facts *preflight.ClusterFacts, measured *preflight.
 	case opts.Mode == Drain:
 		n.Mode, n.Why = Drain, asked
 	case opts.Mode == InPlace && why != "":
-		p.Refused = append(p.Refused, fmt.Sprintf("node %s cannot be taken over in place: %s; leave the mode open, or drain it", n.Name, why))
+		p.refuse(refusedMode, fmt.Sprintf("node %s cannot be taken over in place: %s; leave the mode open, or drain it", n.Name, why))
 	case why != "":
 		n.Mode, n.Why = Drain, why
 	}
@@ -287,7 +311,7 @@ func (p *Plan) node(n *Node, facts *preflight.ClusterFacts, measured *preflight.
 		p.drain(n, facts)
 		if len(p.Nodes) == 1 && p.From.Name != "" {
 			// Every pod would be down, Rancher's agent among them, and nothing could be probed.
-			p.Refused = append(p.Refused, fmt.Sprintf("node %s cannot be drained (%s): it is the only one, and there is nowhere to go; %s", n.Name, n.Why, onlyInPlace(n.Why)))
+			p.refuse(refusedMode, fmt.Sprintf("node %s cannot be drained (%s): it is the only one, and there is nowhere to go; %s", n.Name, n.Why, onlyInPlace(n.Why)))
 		}
 	}
 }
@@ -346,16 +370,13 @@ func (p *Plan) acknowledge(report *preflight.Report) {
 		p.Acknowledge = append(p.Acknowledge, Acknowledgement{AckOneNode,
 			"there is one node: nothing can be moved away from it, and nothing can be probed from another"})
 	}
-	var unknown []string
 	for _, r := range report.Results {
 		if r.Status == preflight.Unsure && r.Severity == preflight.Required {
-			unknown = append(unknown, r.ID)
+			p.unknown = append(p.unknown, r.ID)
 		}
 	}
-	if len(unknown) > 0 {
-		slices.Sort(unknown)
-		p.Acknowledge = append(p.Acknowledge, Acknowledgement{AckUnknown,
-			"preflight could not find out: " + few(slices.Compact(unknown))})
+	if p.unknown = set(p.unknown); len(p.unknown) > 0 {
+		p.Acknowledge = append(p.Acknowledge, Acknowledgement{AckUnknown, "preflight could not find out: " + few(p.unknown)})
 	}
 }
 
@@ -364,8 +385,9 @@ func (p *Plan) Missing(given []string) []Acknowledgement {
 	return slices.DeleteFunc(slices.Clone(p.Acknowledge), func(a Acknowledgement) bool { return slices.Contains(given, a.ID) })
 }
 
-// hash is over what a person agrees to: what would be done, and at which risk. How many
-// pods run, and so how long it takes, comes and goes and is left out.
+// hash is over what a person agrees to: what would be done, and at which risk, whatever the
+// order in which it was found or given. What was measured comes and goes and is left out: how
+// many pods run, and so the order of the nodes and how long it takes, and the texts of checks.
 func (p *Plan) hash(opts Options) string {
 	type node struct {
 		Name string
@@ -375,8 +397,7 @@ func (p *Plan) hash(opts Options) string {
 		Cluster, Kubernetes, From, Calico string
 		Target                            preflight.Target
 		Nodes                             []node
-		Acknowledge                       []string
-		Refused                           []string
+		Acknowledge, Unknown, Mend        []string
 		Manifest                          string
 		First                             []string
 		Parallel, MaxFailures             int
@@ -384,11 +405,12 @@ func (p *Plan) hash(opts Options) string {
 		Windows                           []Window
 	}{
 		Cluster: p.Cluster, Kubernetes: p.Kubernetes, From: p.From.Namespace + "/" + p.From.Name, Calico: p.From.Calico,
-		Target: p.Target, Refused: p.Refused, Manifest: p.Manifest,
+		Target: p.Target, Unknown: p.unknown, Mend: set(p.mend), Manifest: p.Manifest,
 		// Concat: an empty list is as none.
 		First: slices.Concat(opts.First), Parallel: max(opts.Parallel, 1), MaxFailures: opts.MaxFailures,
-		Canary: opts.Canary, Windows: slices.Concat(opts.Windows),
+		Canary: opts.Canary, Windows: sameWindows(opts.Windows),
 	}
+	agreed.Target.Images = set(p.Target.Images)
 	for _, n := range p.Nodes {
 		agreed.Nodes = append(agreed.Nodes, node{n.Name, n.Mode})
 	}
@@ -404,4 +426,31 @@ func (p *Plan) hash(opts Options) string {
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
+}
+
+// set is a list without its order and what is in it twice; an empty one is nil.
+func set(list []string) []string {
+	list = slices.Concat(list)
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// sameWindows are windows written in the one way of all that mean the same.
+func sameWindows(windows []Window) []Window {
+	var out []Window
+	for _, w := range windows {
+		days := slices.Clone(w.Days)
+		for i := range days {
+			days[i] = strings.ToLower(days[i])
+		}
+		w.Days, w.Zone = set(days), cmp.Or(w.Zone, "UTC")
+		if len(w.Days) == 7 {
+			w.Days = nil
+		}
+		out = append(out, w)
+	}
+	slices.SortFunc(out, func(a, b Window) int {
+		return cmp.Or(slices.Compare(a.Days, b.Days), strings.Compare(a.From, b.From), strings.Compare(a.Until, b.Until), strings.Compare(a.Zone, b.Zone))
+	})
+	return slices.CompactFunc(out, func(a, b Window) bool { return reflect.DeepEqual(a, b) })
 }

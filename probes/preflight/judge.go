@@ -334,12 +334,16 @@ func (j *judging) podCIDR() string {
 	return ""
 }
 
+// calicoOverlay is Felix's VXLAN device. Where flannel has the overlay it is one of a
+// migration that was taken back, which Felix has not removed yet.
+const calicoOverlay = "vxlan.calico"
+
 // podMTU is the smallest of the overlay devices, which is what pods have now.
 func (j *judging) podMTU() int {
-	least := 0
+	least, flannel := 0, j.usesFlannel()
 	for i := range j.nodes {
 		for _, l := range j.nodes[i].Links.Value {
-			if l.Kind == "vxlan" && (least == 0 || l.MTU < least) {
+			if l.Kind == "vxlan" && !(flannel && l.Name == calicoOverlay) && (least == 0 || l.MTU < least) {
 				least = l.MTU
 			}
 		}

@@ -23,3 +23,16 @@ func TestSizes(t *testing.T) {
 		}
 	}
 }
+
+// The pods' MTU is flannel's where flannel has the overlay, also while a Felix has not taken
+// down its own yet.
+func TestTheOverlayOfAnotherAttemptSaysNothing(t *testing.T) {
+	f := good(2)
+	want := Resolve(f.cluster, f.nodes, f.target).MTU
+	for i := range f.nodes {
+		f.nodes[i].Links.Value = append(f.nodes[i].Links.Value, Link{Name: calicoOverlay, Kind: "vxlan", MTU: want - 100})
+	}
+	if got := Resolve(f.cluster, f.nodes, f.target).MTU; got != want || want == 0 {
+		t.Errorf("%d, want %d", got, want)
+	}
+}
