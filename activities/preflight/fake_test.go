@@ -1,12 +1,11 @@
 package preflight
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"portcullis.dev/portcullis/activities/verify"
+	"portcullis.dev/portcullis/probes/dialogue"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/probes/preflight/node"
 	"portcullis.dev/portcullis/rancher"
@@ -143,47 +143,40 @@ func (l *lab) Exec(ctx context.Context, _, pod string, command []string, stdin i
 	if strings.Join(command, " ") != "portcullis node preflight" {
 		return fmt.Errorf("unexpected command %v", command)
 	}
-	go func() {
-		<-ctx.Done()
-		if c, ok := stdin.(io.Closer); ok {
-			c.Close()
-		}
-	}()
-	lines := bufio.NewScanner(stdin)
-	lines.Buffer(nil, node.MaxRequestBytes)
-	out := json.NewEncoder(stdout)
 	self := 0
-	for lines.Scan() {
-		req, err := node.ParseRequest(lines.Bytes())
-		if err != nil {
-			return errors.Join(err, out.Encode(node.Message{Type: node.MessageError, Error: err.Error()}))
-		}
-		switch req.Role {
-		case node.RoleBye:
-			return nil
-		case node.RoleClock:
-			_ = out.Encode(node.Message{Type: node.MessageClock, Time: time.Now().Add(l.skew)})
-		case node.RoleFacts:
-			_ = out.Encode(node.Message{Type: node.MessageProgress, Done: 1, Total: 2})
-			_ = out.Encode(node.Message{Type: node.MessageFacts, Facts: labFacts(name)})
-		case node.RoleListen:
-			self = req.Self
-			l.mu.Lock()
-			l.sent[self] = nil
-			l.mu.Unlock()
-			_ = out.Encode(node.Message{Type: node.MessageListening})
-		case node.RoleReach:
-			for _, p := range req.Peers {
-				_ = out.Encode(node.Message{Type: node.MessageReached, Peer: p.ID, Answers: l.send(req, p.ID)})
+	out := dialogue.NewWriter[node.Message](stdout)
+	server := &dialogue.Server[node.Request]{
+		MaxRequest: node.MaxRequestBytes, Parse: node.ParseRequest,
+		Refuse: func(why string) error { return out.Write(node.Message{Type: node.MessageError, Error: why}) },
+		Answer: func(_ context.Context, req *node.Request) (done bool, err error) {
+			switch req.Role {
+			case node.RoleBye:
+				return true, nil
+			case node.RoleClock:
+				out.Add(node.Message{Type: node.MessageClock, Time: time.Now().Add(l.skew)})
+			case node.RoleFacts:
+				out.Add(node.Message{Type: node.MessageProgress, Done: 1, Total: 2})
+				out.Add(node.Message{Type: node.MessageFacts, Facts: labFacts(name)})
+			case node.RoleListen:
+				self = req.Self
+				l.mu.Lock()
+				l.sent[self] = nil
+				l.mu.Unlock()
+				out.Add(node.Message{Type: node.MessageListening})
+			case node.RoleReach:
+				for _, p := range req.Peers {
+					out.Add(node.Message{Type: node.MessageReached, Peer: p.ID, Answers: l.send(req, p.ID)})
+				}
+			case node.RoleCollect:
+				l.mu.Lock()
+				seen := slices.Clone(l.sent[self])
+				l.mu.Unlock()
+				out.Add(node.Message{Type: node.MessageSeen, Seen: seen})
 			}
-		case node.RoleCollect:
-			l.mu.Lock()
-			_ = out.Encode(node.Message{Type: node.MessageSeen, Seen: l.sent[self]})
-			l.mu.Unlock()
-		}
-		_ = out.Encode(node.Message{Type: node.MessageDone})
+			return false, out.Write(node.Message{Type: node.MessageDone})
+		},
 	}
-	return lines.Err()
+	return server.Serve(ctx, stdin)
 }
 
 // send is what one node gets back from another, and what arrives there.

@@ -1,10 +1,7 @@
 package verify
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -20,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/probes/dialogue"
 	"portcullis.dev/portcullis/probes/wire"
 	"portcullis.dev/portcullis/rancher"
 )
@@ -126,57 +124,46 @@ func (l *lab) Exec(ctx context.Context, _, pod string, command []string, stdin i
 	if strings.Join(command, " ") != "portcullis node reach" {
 		return fmt.Errorf("unexpected command %v", command)
 	}
-	go func() {
-		<-ctx.Done()
-		if c, ok := stdin.(io.Closer); ok {
-			c.Close()
-		}
-	}()
 	var last *wire.Request
-	var silent []string
-	lines := bufio.NewScanner(stdin)
-	lines.Buffer(nil, wire.MaxRequestBytes)
-	out := json.NewEncoder(stdout)
-	for lines.Scan() {
-		req, err := wire.ParseRequest(lines.Bytes())
-		if err != nil {
-			return errors.Join(err, out.Encode(wire.Message{Type: wire.MessageError, Error: err.Error()}))
-		}
-		switch req.Role {
-		case wire.RoleBye:
-			return nil
-		case wire.RoleWitness:
-			l.mu.Lock()
-			blind := l.blind
-			l.mu.Unlock()
-			out.Encode(wire.Message{Type: wire.MessageReady, Round: req.Round, Failed: blind})
-		case wire.RoleCollect:
-			m := wire.Message{Type: wire.MessageSeen, Round: req.Round}
-			l.mu.Lock()
-			if l.seen {
-				// Every witness may claim every ID: only silent ones count.
-				for i := range 100 {
-					m.Seen = append(m.Seen, fmt.Sprint(i))
-				}
-			}
-			l.mu.Unlock()
-			out.Encode(m)
-			out.Encode(wire.Message{Type: wire.MessageDone, Round: req.Round})
-		case wire.RoleAgain, wire.RoleReach:
-			if req.Role == wire.RoleAgain {
-				if last == nil {
-					return fmt.Errorf("again before reach")
-				}
+	out := dialogue.NewWriter[wire.Message](stdout)
+	server := &dialogue.Server[wire.Request]{
+		MaxRequest: wire.MaxRequestBytes, Parse: wire.ParseRequest,
+		Refuse: func(why string) error { return out.Write(wire.Message{Type: wire.MessageError, Error: why}) },
+		Answer: func(_ context.Context, req *wire.Request) (done bool, err error) {
+			switch req.Role {
+			case wire.RoleBye:
+				return true, nil
+			case wire.RoleWitness:
+				l.mu.Lock()
+				blind := l.blind
+				l.mu.Unlock()
+				return false, out.Write(wire.Message{Type: wire.MessageReady, Round: req.Round, Failed: blind})
+			case wire.RoleCollect:
+				return false, out.Write(l.collect(req), wire.Message{Type: wire.MessageDone, Round: req.Round})
+			case wire.RoleAgain:
 				last.Round, req = req.Round, last
 			}
-			last, silent = req, silent[:0]
-			l.reach(req, out)
-		}
+			last = req
+			return false, l.reach(req, out)
+		},
 	}
-	return lines.Err()
+	return server.Serve(ctx, stdin)
 }
 
-func (l *lab) reach(req *wire.Request, out *json.Encoder) {
+func (l *lab) collect(req *wire.Request) wire.Message {
+	m := wire.Message{Type: wire.MessageSeen, Round: req.Round}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.seen {
+		// Every witness may claim every ID: only silent ones count.
+		for i := range 100 {
+			m.Seen = append(m.Seen, fmt.Sprint(i))
+		}
+	}
+	return m
+}
+
+func (l *lab) reach(req *wire.Request, out *dialogue.Writer[wire.Message]) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.rounds++
@@ -191,13 +178,13 @@ func (l *lab) reach(req *wire.Request, out *json.Encoder) {
 			m.Result = nil
 		}
 		if !l.silent {
-			out.Encode(m)
+			out.Add(m)
 		}
 	}
 	if l.onDone != nil {
 		l.onDone(l.rounds)
 	}
-	out.Encode(wire.Message{Type: wire.MessageDone, Round: req.Round})
+	return out.Write(wire.Message{Type: wire.MessageDone, Round: req.Round})
 }
 
 // input asks for two requirements: web reaches the service of the database, and
