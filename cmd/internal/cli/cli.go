@@ -35,6 +35,9 @@ type Options struct {
 	// Patience is how long the daemon may take to pick something up before it is
 	// asked whether there is one; 0 takes 3 seconds.
 	Patience time.Duration
+	// Answer is how long a rollout or migration may take to answer an order; 0
+	// takes 30 seconds.
+	Answer time.Duration
 }
 
 // DevServer is a Temporal server and UI inside this process.
@@ -65,6 +68,9 @@ func Main(ctx context.Context, o Options) int {
 	}
 	if o.Patience == 0 {
 		o.Patience = 3 * time.Second
+	}
+	if o.Answer == 0 {
+		o.Answer = 30 * time.Second
 	}
 	a := &app{Options: o}
 	root := a.root()

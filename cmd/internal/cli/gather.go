@@ -11,7 +11,6 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	failurepb "go.temporal.io/api/failure/v1"
-	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/converter"
@@ -25,35 +24,26 @@ import (
 // Temporal itself knows must still be shown soon.
 const askTimeout = 5 * time.Second
 
-// gather asks everything that is known of a pipeline's last rollout: the
-// workflow, its promotions, and the activities that have not ended. With
-// waiting false the activities are left out.
-func (a *app) gather(ctx context.Context, s *session, pipeline string, waiting bool) (view.Rollout, error) {
+// gatherRollout asks the workflow, its promotions, and the activities that have not ended.
+func (a *app) gatherRollout(ctx context.Context, s *session, pipeline string, waiting bool) (view.Look, error) {
 	id := contract.RolloutID(pipeline)
-	d, err := s.describe(ctx, id)
+	r := view.Rollout{WorkflowID: id, RolloutStatus: contract.RolloutStatus{Pipeline: pipeline}}
+	d, err := a.rollouts().find(ctx, s, pipeline)
 	if err != nil {
-		var absent *serviceerror.NotFound
-		if errors.As(err, &absent) {
-			return view.Rollout{}, errs.NotFound("no rollout of %s is known to Temporal at %s", pipeline, s.settings.Address)
-		}
-		return view.Rollout{}, err
+		return r, err
 	}
 	info := d.GetWorkflowExecutionInfo()
-	r := view.Rollout{
-		WorkflowID: id, RunID: info.GetExecution().GetRunId(),
-		Running:       info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
-		RolloutStatus: contract.RolloutStatus{Pipeline: pipeline},
-	}
-	r.StartedAt = info.GetStartTime().AsTime()
+	r.RunID, r.StartedAt = info.GetExecution().GetRunId(), info.GetStartTime().AsTime()
+	r.Running = info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
 	if !r.Running {
-		return r, s.ending(ctx, info, &r)
+		err := s.rolloutEnding(ctx, info, &r)
+		return r, err
 	}
 	if err := s.ask(ctx, id, &r.RolloutStatus); err != nil {
 		if ctx.Err() != nil {
 			return r, ctx.Err()
 		}
-		r.State = stateAttribute(info)
-		r.Unanswered = s.silence(ctx, err)
+		r.State, r.Unanswered = stateAttribute(info), s.silence(ctx, err)
 	}
 	if waiting {
 		r.Waiting = pendingOf(d, "")
@@ -107,18 +97,16 @@ func attribute(info *workflowpb.WorkflowExecutionInfo, name string) string {
 	return value
 }
 
-// ending reads how a rollout ended, from its result.
-func (s *session) ending(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, r *view.Rollout) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
+// rolloutEnding reads how a rollout ended, from its result.
+func (s *session) rolloutEnding(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, r *view.Rollout) error {
 	r.FinishedAt = info.GetCloseTime().AsTime()
 	var result contract.RolloutResult
-	if err := s.GetWorkflow(ctx, r.WorkflowID, r.RunID).Get(ctx, &result); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		r.State, r.Reason = closedState(info.GetStatus()), errs.Message(err)
-		return nil
+	failure, err := s.ended(ctx, info, &result)
+	if failure != nil {
+		r.State, r.Reason = closedState(info.GetStatus()), errs.Message(failure)
+	}
+	if failure != nil || err != nil {
+		return err
 	}
 	r.State, r.Reason, r.Mode = result.State, result.Reason, result.Mode
 	r.Environments, r.Log = result.Environments, result.Log
@@ -127,6 +115,17 @@ func (s *session) ending(ctx context.Context, info *workflowpb.WorkflowExecution
 	}
 	r.Plan = planOf(result)
 	return nil
+}
+
+// ended reads the result of a workflow that has ended, or the failure that it ended with.
+func (s *session) ended(ctx context.Context, info *workflowpb.WorkflowExecutionInfo, result any) (failure, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	failure = s.GetWorkflow(ctx, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId()).Get(ctx, result)
+	if failure != nil && ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return failure, nil
 }
 
 // planOf keeps of a result what is shown of the plan: the revision.
@@ -167,24 +166,25 @@ func (s *session) promotions(ctx context.Context, r *view.Rollout, waiting bool)
 			r.Promotions[e.Name] = p
 		}
 		if waiting {
-			r.Waiting = append(r.Waiting, s.waitingIn(ctx, d, e.Name)...)
+			r.Waiting = append(r.Waiting, s.waitingIn(ctx, d, func(string) string { return e.Name })...)
 		}
 	}
 }
 
-// waitingIn lists the activities of a promotion and of its measurements.
-func (s *session) waitingIn(ctx context.Context, d *workflowservice.DescribeWorkflowExecutionResponse, environment string) []view.Waiting {
+// waitingIn lists the activities of a workflow and of its children. What each is
+// about comes from the child's ID, and from "" for the workflow itself.
+func (s *session) waitingIn(ctx context.Context, d *workflowservice.DescribeWorkflowExecutionResponse, about func(child string) string) []view.Waiting {
 	if d.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
 		return nil
 	}
-	out := pendingOf(d, environment)
+	out := pendingOf(d, about(""))
 	children := d.GetPendingChildren()
 	found := make([][]view.Waiting, len(children))
 	var group sync.WaitGroup
 	for i, c := range children {
 		group.Go(func() {
 			if child, err := s.describe(ctx, c.GetWorkflowId()); err == nil {
-				found[i] = pendingOf(child, environment)
+				found[i] = pendingOf(child, about(c.GetWorkflowId()))
 			}
 		})
 	}

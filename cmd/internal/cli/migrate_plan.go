@@ -48,12 +48,9 @@ func (a *app) planMigration(ctx context.Context, in contract.PlanMigrationInput,
 	return a.withSession(ctx, func(ctx context.Context, s *session) error {
 		var result contract.PlanMigrationResult
 		id := a.opID("plan-migration/" + in.Cluster)
-		watching, stop := context.WithCancel(ctx)
-		watched := make(chan struct{})
-		go func() { defer close(watched); a.tellProgress(watching, s, id) }()
-		err := s.operation(ctx, id, contract.PlanMigrationWorkflow, view.Cut("plan the migration of "+in.Cluster, 100), preflightLimit, in, &result)
-		stop()
-		<-watched
+		err := a.withProgress(ctx, s, id, func() error {
+			return s.operation(ctx, id, contract.PlanMigrationWorkflow, view.Cut("plan the migration of "+in.Cluster, 100), preflightLimit, in, &result)
+		})
 		if err != nil {
 			return err
 		}

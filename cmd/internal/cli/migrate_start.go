@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -10,10 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/temporal"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/cmd/internal/view"
@@ -97,10 +93,10 @@ func (a *app) startMigration(ctx context.Context, cluster string, f startMigrati
 			return err
 		}
 		in.Cluster = c.Name
-		run, err := s.migrate(ctx, in)
-		var already *serviceerror.WorkflowExecutionAlreadyStarted
-		if errors.As(err, &already) {
-			return a.migrates(ctx, s, in.Cluster)
+		k := a.migrations()
+		run, err := k.begin(ctx, s, beginning{c.Name, migrationSummary(in), migrationDetails(in), contract.StateChecking, in})
+		if running(err) {
+			return k.refused(ctx, s, c.Name)
 		}
 		if err != nil {
 			return err
@@ -133,22 +129,8 @@ func (a *app) findCluster(ctx context.Context, s *session, cluster string) (foun
 // inventoryLimit bounds the listing of clusters.
 const inventoryLimit = 2 * time.Minute
 
-func (s *session) migrate(ctx context.Context, in contract.MigrateInput) (client.WorkflowRun, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	return s.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID:                                       contract.MigrateID(in.Cluster),
-		TaskQueue:                                s.settings.TaskQueue,
-		WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
-		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
-		WorkflowExecutionErrorWhenAlreadyStarted: true,
-		StaticSummary:                            view.Cut(fmt.Sprintf("migrate %s from Canal to Calico %s", in.Cluster, in.Target.Version), 190),
-		StaticDetails:                            migrationDetails(in),
-		TypedSearchAttributes: temporal.NewSearchAttributes(
-			contract.AttrCluster.ValueSet(in.Cluster),
-			contract.AttrState.ValueSet(string(contract.StateChecking)),
-		),
-	}, contract.MigrateWorkflow, in)
+func migrationSummary(in contract.MigrateInput) string {
+	return fmt.Sprintf("migrate %s from Canal to Calico %s", in.Cluster, in.Target.Version)
 }
 
 // migrationDetails is Markdown for the Temporal UI.
@@ -168,34 +150,16 @@ func migrationDetails(in contract.MigrateInput) string {
 	return b.String()
 }
 
-// migrates refuses a start, naming the migration that runs.
-func (a *app) migrates(ctx context.Context, s *session, cluster string) error {
-	const how = "wait for it, or end it with `portcullis migrate abort %s`"
-	m, err := a.gatherMigration(ctx, s, cluster, false)
-	if err != nil {
-		return errs.Conflict("a migration of %s runs already: "+how, cluster, cluster)
-	}
-	what := []string{"run " + m.RunID}
-	if m.State != "" {
-		what = append(what, string(m.State))
-	}
-	if m.StartedBy != "" {
-		what = append(what, "started by "+m.StartedBy)
-	}
-	if !m.StartedAt.IsZero() {
-		what = append(what, view.Ago(a.Now().Sub(m.StartedAt))+" ago")
-	}
-	return errs.Conflict("a migration of %s runs already (%s): "+how, cluster, strings.Join(what, ", "), cluster)
-}
-
 // followMigration shows the plan that was made again or, where asked for, watches.
 func (a *app) followMigration(ctx context.Context, s *session, run client.WorkflowRun, in contract.MigrateInput, watch bool) error {
-	plan, err := a.replanned(ctx, s, run)
+	var plan migration.Plan
+	err := a.withProgress(ctx, s, run.GetID(), func() error { return s.planned(ctx, run, preflightLimit, &plan) })
 	if err != nil {
 		return err
 	}
+	k := a.migrations()
 	if watch {
-		return a.watchMigration(ctx, s, in.Cluster)
+		return k.follow(ctx, s, in.Cluster)
 	}
 	result := map[string]any{"workflowId": run.GetID(), "runId": run.GetRunID(), "plan": plan}
 	return a.print(result, func(w io.Writer) error {
@@ -203,49 +167,8 @@ func (a *app) followMigration(ctx context.Context, s *session, run client.Workfl
 		if len(plan.Nodes) > 0 {
 			begin = ", " + plan.Nodes[0].Name + " first"
 		}
-		_, err := fmt.Fprintf(w, "started: %s, run %s\nplan:    %s, made again and the same: %s%s\nwatch:   %s migrate watch %s\n",
-			run.GetID(), run.GetRunID(), view.Short(plan.Hash), story.Count(len(plan.Nodes), "node"), begin, a.Program, quote(in.Cluster))
+		_, err := fmt.Fprintf(w, "started: %s, run %s\nplan:    %s, made again and the same: %s%s\nwatch:   %s\n",
+			run.GetID(), run.GetRunID(), view.Short(plan.Hash), story.Count(len(plan.Nodes), "node"), begin, k.tells("watch", in.Cluster))
 		return err
 	})
-}
-
-// replanned waits for the plan that the migration goes by, or for the error that
-// refused it, and tells meanwhile how far the preflight is.
-func (a *app) replanned(ctx context.Context, s *session, run client.WorkflowRun) (plan migration.Plan, err error) {
-	ctx, cancel := context.WithTimeout(ctx, preflightLimit)
-	defer cancel()
-	watched := make(chan struct{})
-	watching, stop := context.WithCancel(ctx)
-	go func() { defer close(watched); a.tellProgress(watching, s, run.GetID()) }()
-	defer func() { stop(); <-watched }()
-	err = s.attended(ctx, run, func(ctx context.Context) error {
-		handle, err := s.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-			WorkflowID: run.GetID(), RunID: run.GetRunID(),
-			UpdateName: contract.UpdatePlanned, WaitForStage: client.WorkflowUpdateStageCompleted,
-		})
-		if err != nil {
-			return err
-		}
-		return handle.Get(ctx, &plan)
-	})
-	if err == nil || errs.TypeOf(err) != "" {
-		return plan, err
-	}
-	return plan, s.refusal(ctx, run, err)
-}
-
-// refusal prefers the error that a migration ended with over what became of a
-// message to it.
-func (s *session) refusal(ctx context.Context, run client.WorkflowRun, err error) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	d, derr := s.DescribeWorkflowExecution(ctx, run.GetID(), run.GetRunID())
-	if derr != nil || d.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
-		return err
-	}
-	var result contract.MigrateResult
-	if werr := s.GetWorkflow(ctx, run.GetID(), run.GetRunID()).Get(ctx, &result); werr != nil {
-		return werr
-	}
-	return notPassed{result.State, result.Reason}
 }

@@ -95,12 +95,9 @@ func (a *app) preflight(ctx context.Context, in contract.PreflightInput, brief b
 		if !in.All {
 			what = strings.Join(in.Clusters, ", ")
 		}
-		watching, stop := context.WithCancel(ctx)
-		watched := make(chan struct{})
-		go func() { defer close(watched); a.tellProgress(watching, s, id) }()
-		err := s.operation(ctx, id, contract.PreflightWorkflow, view.Cut("preflight of "+what, 100), preflightLimit, in, &result)
-		stop()
-		<-watched
+		err := a.withProgress(ctx, s, id, func() error {
+			return s.operation(ctx, id, contract.PreflightWorkflow, view.Cut("preflight of "+what, 100), preflightLimit, in, &result)
+		})
 		if err != nil {
 			return err
 		}
@@ -152,6 +149,15 @@ func endOf(result contract.PreflightResult) error {
 
 // progressEvery is the time between two looks at a preflight that runs.
 const progressEvery = time.Second
+
+// withProgress runs do, and tells meanwhile how far the preflight of workflow id is.
+func (a *app) withProgress(ctx context.Context, s *session, id string, do func() error) error {
+	ctx, stop := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() { defer close(told); a.tellProgress(ctx, s, id) }()
+	defer func() { stop(); <-told }()
+	return do()
+}
 
 // tellProgress writes to standard error how far a preflight is, until ctx ends.
 func (a *app) tellProgress(ctx context.Context, s *session, id string) {

@@ -13,7 +13,7 @@ import (
 
 func (a *app) rolloutRelease() *cobra.Command {
 	var by string
-	c := a.verb("release", "Lift the hold that a rollback leaves on a pipeline", func(ctx context.Context, pipeline string) error {
+	c := a.pipelineVerb("release", "Lift the hold that a rollback leaves on a pipeline", func(ctx context.Context, pipeline string) error {
 		who, err := a.by(by)
 		if err != nil {
 			return err

@@ -29,6 +29,6 @@ held afterwards, until rollout release or a start with --after-rollback.`,
 	addStart(c, &f)
 	c.Flags().StringVar(&in.Ref, "to", "", "revision to go back to, instead of the one verified before")
 	c.Flags().StringSliceVar(&in.Environments, "environment", nil, "only these environments")
-	addDecision(c, &in.StartedBy, &in.Reason)
+	a.rollouts().addDecision(c, &in.StartedBy, &in.Reason)
 	return c
 }

@@ -22,7 +22,8 @@ import (
 type session struct {
 	client.Client
 	settings config.Temporal
-	patience time.Duration
+	// patience and answer are those of Options.
+	patience, answer time.Duration
 }
 
 const (
@@ -49,7 +50,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, connect.Explain(err, cfg.Temporal)
 	}
-	return &session{c, cfg.Temporal, a.Patience}, nil
+	return &session{c, cfg.Temporal, a.Patience, a.Answer}, nil
 }
 
 // withSession runs do with a connection.
@@ -188,26 +189,33 @@ func (s *session) cancelQuietly(ctx context.Context, run client.WorkflowRun) {
 	_ = s.CancelWorkflow(ctx, run.GetID(), run.GetRunID())
 }
 
-// update sends a decision to a running workflow and waits for the answer.
-func (s *session) update(ctx context.Context, id, run, name string, limit time.Duration, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// order gives an order to a running workflow and waits for the answer. Temporal
+// keeps what nobody has answered yet, and a daemon that comes back carries it out:
+// whoever gets no answer is told so, and that status is the command that shows it.
+func (s *session) order(ctx context.Context, id, order, status string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, s.answer)
 	defer cancel()
-	return s.attended(ctx, nil, func(ctx context.Context) error {
-		o := client.UpdateWorkflowOptions{
-			WorkflowID: id, RunID: run, UpdateName: name, WaitForStage: client.WorkflowUpdateStageCompleted,
-		}
-		if in != nil {
-			o.Args = []any{in}
-		}
-		handle, err := s.UpdateWorkflow(ctx, o)
+	err := s.attended(ctx, nil, func(ctx context.Context) error {
+		handle, err := s.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+			WorkflowID: id, UpdateName: order, Args: []any{in}, WaitForStage: client.WorkflowUpdateStageCompleted,
+		})
 		if err == nil {
 			err = handle.Get(ctx, out)
 		}
 		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return errs.Deadline("%s did not answer within %s; is `portcullis server` running?", id, limit)
+			return errs.Deadline("%s did not answer within %s", id, s.answer)
 		}
 		return err
 	})
+	err = s.explain(err)
+	const open = "%s; the order to %s may have been delivered all the same, and is then carried out once a server runs: `%s` shows whether it was"
+	switch errs.TypeOf(err) {
+	case errs.TypeDeadline:
+		return errs.Deadline(open, errs.Message(err), order, status)
+	case errs.TypeUnavailable:
+		return errs.Unavailable(open, errs.Message(err), order, status)
+	}
+	return err
 }
 
 // opID is the ID of a small workflow; no two are the same.

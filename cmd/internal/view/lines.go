@@ -14,32 +14,38 @@ import (
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// Tail turns what is seen of a rollout, time after time, into lines that were
-// not given before. It is for logs and pipes, where nothing can be drawn over.
+// Tail turns what is seen of a rollout or a migration, time after time, into lines
+// that were not given before. It is for logs and pipes, where nothing can be drawn over.
 type Tail struct {
-	told    map[contract.LogEntry]bool
-	state   contract.State
-	envs    map[string]contract.State
+	told  map[contract.LogEntry]bool
+	state contract.State
+	envs  map[string]contract.State
+	// rows has clusters by environment and name, or nodes by name.
 	rows    map[string]string
 	waiting map[string]string
 	gate    string
+	opens   time.Time
 	silent  string
 	// said are the long lines so far: a reason is given once, and then referred to.
 	said []string
 }
 
-// Next gives the lines that are new in r.
-func (t *Tail) Next(r Rollout, now time.Time) []string {
+// adder adds a line.
+type adder func(format string, args ...any)
+
+// Next gives the lines that are new in l.
+func (t *Tail) Next(l Look, now time.Time) []string {
 	if t.told == nil {
 		t.told, t.envs = map[contract.LogEntry]bool{}, map[string]contract.State{}
 		t.rows, t.waiting = map[string]string{}, map[string]string{}
 	}
+	r := l.Shared()
 	lines := t.story(r)
 	stamp := now.UTC().Format("15:04:05") + "  "
-	add := func(format string, args ...any) { lines = append(lines, stamp+fmt.Sprintf(format, args...)) }
-	t.environments(r, add)
+	add := func(format string, args ...any) { lines = append(lines, stamp+clean(fmt.Sprintf(format, args...))) }
+	l.changes(t, add)
 	t.waits(r, now, add)
-	t.gates(r, add)
+	l.gates(t, now, add)
 	if r.Unanswered != t.silent {
 		t.silent = r.Unanswered
 		if r.Unanswered != "" {
@@ -50,8 +56,14 @@ func (t *Tail) Next(r Rollout, now time.Time) []string {
 		t.state = r.State
 		add("%s: %s%s", r.Pipeline, r.State, because(r.Reason))
 	}
+	var reasons []string
+	for _, reason := range l.reasons() {
+		if reason = oneLine(reason); utf8.RuneCountInString(reason) >= longReason {
+			reasons = append(reasons, reason)
+		}
+	}
 	for i := range lines {
-		lines[i] = t.once(lines[i], reasons(r))
+		lines[i] = t.once(lines[i], reasons)
 	}
 	return lines
 }
@@ -59,20 +71,14 @@ func (t *Tail) Next(r Rollout, now time.Time) []string {
 // longReason is the length from which repeating a reason hides what is new.
 const longReason = 60
 
-// reasons are the long ones that r gives in more than one place.
-func reasons(r Rollout) (out []string) {
-	add := func(reason string) {
-		if reason = oneLine(reason); utf8.RuneCountInString(reason) >= longReason {
-			out = append(out, reason)
-		}
-	}
-	add(r.Reason)
+func (r Rollout) reasons() []string {
+	out := []string{r.Reason}
 	for i, e := range r.Environments {
 		if e.Result != nil {
-			add(e.Result.Reason)
+			out = append(out, e.Result.Reason)
 		}
 		for _, c := range r.clusters(i) {
-			add(c.Reason)
+			out = append(out, c.Reason)
 		}
 	}
 	return out
@@ -102,7 +108,7 @@ func (t *Tail) story(r Rollout) (lines []string) {
 	return lines
 }
 
-func (t *Tail) environments(r Rollout, add func(string, ...any)) {
+func (r Rollout) changes(t *Tail, add adder) {
 	for i, e := range r.Environments {
 		state := e.State
 		if p, running := r.Promotions[e.Name]; running && p.State != "" {
@@ -118,7 +124,7 @@ func (t *Tail) environments(r Rollout, add func(string, ...any)) {
 	}
 }
 
-func (t *Tail) cluster(environment string, c contract.ClusterRow, add func(string, ...any)) {
+func (t *Tail) cluster(environment string, c contract.ClusterRow, add adder) {
 	key := environment + "/" + c.Cluster
 	if t.rows[key] == c.State {
 		return
@@ -135,7 +141,7 @@ func (t *Tail) cluster(environment string, c contract.ClusterRow, add func(strin
 }
 
 // waits tells a reason once, however long it lasts.
-func (t *Tail) waits(r Rollout, now time.Time, add func(string, ...any)) {
+func (t *Tail) waits(r Rollout, now time.Time, add adder) {
 	for _, w := range r.Waiting {
 		key := w.Environment + "/" + w.Activity + "/" + w.Subject
 		reason := w.For + w.LastFailure
@@ -147,7 +153,7 @@ func (t *Tail) waits(r Rollout, now time.Time, add func(string, ...any)) {
 	}
 }
 
-func (t *Tail) gates(r Rollout, add func(string, ...any)) {
+func (r Rollout) gates(t *Tail, _ time.Time, add adder) {
 	key := ""
 	if g := r.Gate; g != nil {
 		key = fmt.Sprint(g.Environment, g.Evidence.Hash, len(g.Votes))
@@ -158,7 +164,7 @@ func (t *Tail) gates(r Rollout, add func(string, ...any)) {
 	t.gate = key
 	if g := r.Gate; g != nil {
 		add("gate of %s: %d of %s given; evidence %s: %s", g.Environment, len(g.Votes), story.Count(g.Required, "approval"),
-			Short(g.Evidence.Hash), r.changes(g.Evidence))
+			Short(g.Evidence.Hash), r.files(g.Evidence))
 		add("to approve: portcullis rollout approve %s --evidence %s --why …", r.Pipeline, Short(g.Evidence.Hash))
 	}
 }

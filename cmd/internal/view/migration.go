@@ -30,45 +30,32 @@ type Migration struct {
 	Unanswered string `json:"unanswered,omitempty"`
 }
 
-// shared is what a migration has in common with a rollout, to be drawn the same way.
-func (m Migration) shared() Rollout {
-	r := Rollout{Running: m.Running, FinishedAt: m.FinishedAt, Waiting: m.Waiting}
-	r.Pipeline, r.State, r.Reason, r.Log, r.StartedAt = m.Name, m.State, m.Reason, m.Log, m.StartedAt
+// Shared is what a migration has in common with a rollout.
+func (m Migration) Shared() Rollout {
+	r := Rollout{WorkflowID: m.WorkflowID, RunID: m.RunID, Running: m.Running, FinishedAt: m.FinishedAt, Waiting: m.Waiting, Unanswered: m.Unanswered}
+	r.Pipeline, r.State, r.Reason, r.Log, r.StartedBy, r.StartedAt = m.Name, m.State, m.Reason, m.Log, m.StartedBy, m.StartedAt
 	return r
+}
+
+// Silent keeps why nobody has answered.
+func (m Migration) Silent(why string) Look {
+	m.Unanswered = why
+	return m
 }
 
 // shownNodes is how many nodes are drawn where the height is not limited.
 const shownNodes = 40
 
-// Migration draws the migration.
-func (s Screen) Migration(m Migration) []string {
-	d := &moving{drawing: drawing{Screen: s, r: m.shared()}, m: m}
-	nodes, log := shownNodes, shownLog
-	for {
-		d.lines = nil
-		d.draw(nodes, log)
-		if s.Height <= 0 || len(d.lines) <= s.Height || nodes+log == 0 {
-			break
-		}
-		if nodes > 3 || log == 0 {
-			nodes = max(nodes-1, 0)
-		} else {
-			log--
-		}
-	}
-	if s.Height > 0 && len(d.lines) > s.Height {
-		d.lines = d.lines[:s.Height]
-	}
-	return d.lines
-}
+func (m Migration) rows() int { return shownNodes }
 
 // moving is a migration being drawn.
 type moving struct {
-	drawing
+	*drawing
 	m Migration
 }
 
-func (d *moving) draw(nodes, log int) {
+func (m Migration) draw(shared *drawing, nodes, log int) {
+	d := &moving{shared, m}
 	d.head()
 	d.steps()
 	d.nodes(nodes)

@@ -93,8 +93,8 @@ func TestMigrationGolden(t *testing.T) {
 		"moving": movingCluster(), "gated": gatedCluster(), "stopped": stoppedCluster(), "restored": restoredCluster(), "migrated": finishedCluster(), "waiting": waitingCluster(),
 	} {
 		t.Run(name, func(t *testing.T) {
-			screen := (Screen{Width: 100, Now: noon}).Migration(m)
-			var tail MigrationTail
+			screen := (Screen{Width: 100, Now: noon}).Lines(m)
+			var tail Tail
 			lines := tail.Next(m, noon)
 			for _, l := range screen {
 				require.LessOrEqual(t, utf8.RuneCountInString(l), 100, l)
@@ -129,7 +129,7 @@ func TestMigrationFits(t *testing.T) {
 			m.Nodes = append(m.Nodes, n)
 		}
 		width, height := 21+r.IntN(120), 6+r.IntN(60)
-		lines := (Screen{Width: width, Height: height, Now: noon}).Migration(m)
+		lines := (Screen{Width: width, Height: height, Now: noon}).Lines(m)
 		require.LessOrEqual(t, len(lines), height)
 		for _, l := range lines {
 			if utf8.RuneCountInString(l) > width {
@@ -146,7 +146,7 @@ func TestMigrationShowsWhatTells(t *testing.T) {
 		m.Nodes = append(m.Nodes, contract.NodeState{Name: fmt.Sprintf("node-%d", i), State: contract.NodeCalico})
 	}
 	m.Nodes = append(m.Nodes, contract.NodeState{Name: "last", State: contract.NodeCanal, Reason: "it did not start"})
-	text := strings.Join((Screen{Width: 100, Height: 30, Now: noon}).Migration(m), "\n")
+	text := strings.Join((Screen{Width: 100, Height: 30, Now: noon}).Lines(m), "\n")
 	for _, want := range []string{"last", "it did not start", "prod-worker-3", "of all 205: 201 calico"} {
 		require.Contains(t, text, want)
 	}
@@ -154,7 +154,7 @@ func TestMigrationShowsWhatTells(t *testing.T) {
 
 // The lines tell a migration's way, each thing once.
 func TestMigrationTailTellsChanges(t *testing.T) {
-	var tail MigrationTail
+	var tail Tail
 	m := movingCluster()
 	tail.Next(m, noon)
 	m.Nodes[2].Step = migration.Uncordon

@@ -1,6 +1,6 @@
-// Package view shows a rollout to people: as a screen that is drawn anew, as
-// lines that are only added to, and as tables. It is pure: it does no I/O and
-// reads no clock.
+// Package view shows rollouts and migrations to people: as a screen that is drawn
+// anew, and as lines that are only added to. It is pure: it does no I/O and reads no
+// clock.
 package view
 
 import (
@@ -25,6 +25,33 @@ type Rollout struct {
 	// Unanswered says why the workflow itself could not be asked; what is shown
 	// then comes from Temporal's index.
 	Unanswered string `json:"unanswered,omitempty"`
+}
+
+// Look is what is known of a rollout or of a migration at one moment.
+type Look interface {
+	// Shared is what both have, as a rollout whose pipeline is the name of either.
+	Shared() Rollout
+	// Silent is the same look after nobody has answered, for the reason why.
+	Silent(why string) Look
+
+	// draw draws with at most so many rows of each table, and lines of the story.
+	draw(d *drawing, rows, story int)
+	// rows is how many are drawn where the height is not limited.
+	rows() int
+	// changes and gates tell what is new since the tail's last look.
+	changes(t *Tail, add adder)
+	gates(t *Tail, now time.Time, add adder)
+	// reasons are those that it gives in more than one place.
+	reasons() []string
+}
+
+// Shared is the rollout itself.
+func (r Rollout) Shared() Rollout { return r }
+
+// Silent keeps why nobody has answered.
+func (r Rollout) Silent(why string) Look {
+	r.Unanswered = why
+	return r
 }
 
 // Waiting is one activity that has not ended.

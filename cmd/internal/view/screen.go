@@ -9,11 +9,11 @@ import (
 	"portcullis.dev/portcullis/workflows/story"
 )
 
-// Screen is how a rollout is drawn.
+// Screen is how a rollout or a migration is drawn.
 type Screen struct {
 	// Width in characters; lines are cut to it.
 	Width int
-	// Height in lines; 0 means no limit. Clusters and old lines of the story go first.
+	// Height in lines; 0 means no limit. Rows and old lines of the story go first.
 	Height int
 	Paint  Paint
 	Now    time.Time
@@ -26,13 +26,13 @@ const (
 	shownWaiting  = 6
 )
 
-// Lines draws the rollout.
-func (s Screen) Lines(r Rollout) []string {
-	d := &drawing{Screen: s, r: r}
-	rows, story := shownClusters, shownLog
+// Lines draws it.
+func (s Screen) Lines(l Look) []string {
+	d := &drawing{Screen: s, r: l.Shared()}
+	rows, story := l.rows(), shownLog
 	for {
 		d.lines = nil
-		d.draw(rows, story)
+		l.draw(d, rows, story)
 		if s.Height <= 0 || len(d.lines) <= s.Height || rows+story == 0 {
 			break
 		}
@@ -54,9 +54,11 @@ type drawing struct {
 	lines []string
 }
 
-func (d *drawing) draw(rows, story int) {
+func (r Rollout) rows() int { return shownClusters }
+
+func (r Rollout) draw(d *drawing, rows, story int) {
 	d.head()
-	for i := range d.r.Environments {
+	for i := range r.Environments {
 		d.environment(i, rows)
 	}
 	d.gate()
@@ -264,14 +266,14 @@ func (d *drawing) gate() {
 }
 
 func (d *drawing) evidence(e contract.Evidence) {
-	d.line(nil, "  evidence %s: %s", Short(e.Hash), d.r.changes(e))
+	d.line(nil, "  evidence %s: %s", Short(e.Hash), d.r.files(e))
 	for _, name := range sortedKeys(e.Passed) {
 		d.line(d.Paint.Dim, "    %s passed with %s", name, Short(e.Passed[name]))
 	}
 }
 
-// changes says which files differ from what the environment has now.
-func (r Rollout) changes(e contract.Evidence) string {
+// files says which files differ from what the environment has now.
+func (r Rollout) files(e contract.Evidence) string {
 	if len(e.Changes) == 0 && r.isNew(e.Environment) {
 		return "everything is new here"
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,9 +17,10 @@ import (
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
-// listed is one rollout in the list.
+// listed is one rollout or migration in the list: of a pipeline, or of a cluster.
 type listed struct {
-	Pipeline   string         `json:"pipeline"`
+	Pipeline   string         `json:"pipeline,omitempty"`
+	Cluster    string         `json:"cluster,omitempty"`
 	State      contract.State `json:"state"`
 	Revision   string         `json:"revision,omitempty"`
 	Running    bool           `json:"running"`
@@ -28,55 +30,55 @@ type listed struct {
 }
 
 type listFlags struct {
-	pipeline string
-	running  bool
-	limit    int
+	owner   string
+	running bool
+	limit   int
 }
 
-func (a *app) rolloutList() *cobra.Command {
+func (k kind) list() *cobra.Command {
 	var f listFlags
 	c := &cobra.Command{
 		Use:   "list",
-		Short: "List rollouts, the newest first",
+		Short: "List " + k.noun + "s, the newest first",
 		Args:  cobra.NoArgs,
-		RunE: a.run(func(ctx context.Context, _ []string) error {
+		RunE: k.run(func(ctx context.Context, _ []string) error {
 			if f.limit < 1 || f.limit > 1000 {
 				return usagef("--limit is %d; it is from 1 to 1000", f.limit)
 			}
-			return a.withSession(ctx, func(ctx context.Context, s *session) error { return a.list(ctx, s, f) })
+			return k.withSession(ctx, func(ctx context.Context, s *session) error { return k.listAll(ctx, s, f) })
 		}),
 	}
-	c.Flags().StringVar(&f.pipeline, "pipeline", "", "only this pipeline's")
+	c.Flags().StringVar(&f.owner, k.owner, "", "only this "+k.owner+"'s")
 	c.Flags().BoolVar(&f.running, "running", false, "only those that run")
 	c.Flags().IntVar(&f.limit, "limit", 20, "how many at most")
 	return c
 }
 
-func (a *app) list(ctx context.Context, s *session, f listFlags) error {
+func (k kind) listAll(ctx context.Context, s *session, f listFlags) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	page, err := s.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-		Namespace: s.settings.Namespace, PageSize: int32(f.limit), Query: f.query(),
+		Namespace: s.settings.Namespace, PageSize: int32(f.limit), Query: k.query(f),
 	})
 	if err != nil {
 		return err
 	}
-	rollouts := make([]listed, 0, len(page.GetExecutions()))
+	list := make([]listed, 0, len(page.GetExecutions()))
 	for _, e := range page.GetExecutions() {
-		rollouts = append(rollouts, readListed(e))
+		list = append(list, k.readListed(e))
 	}
-	return a.print(map[string]any{"rollouts": rollouts}, func(w io.Writer) error { return a.listTable(w, rollouts) })
+	return k.print(map[string]any{k.noun + "s": list}, func(w io.Writer) error { return k.listTable(w, list) })
 }
 
 // query is for Temporal's index.
-func (f listFlags) query() string {
-	// A run that continued as new is the same rollout's earlier part.
+func (k kind) query(f listFlags) string {
+	// A run that continued as new is an earlier part of the same one.
 	terms := []string{
-		fmt.Sprintf("WorkflowType = '%s'", contract.RolloutWorkflow),
+		fmt.Sprintf("WorkflowType = '%s'", k.workflow),
 		"ExecutionStatus != 'ContinuedAsNew'",
 	}
-	if f.pipeline != "" {
-		terms = append(terms, fmt.Sprintf("%s = '%s'", contract.AttrPipeline.GetName(), strings.ReplaceAll(f.pipeline, "'", "''")))
+	if f.owner != "" {
+		terms = append(terms, fmt.Sprintf("%s = '%s'", k.key.GetName(), strings.ReplaceAll(f.owner, "'", "''")))
 	}
 	if f.running {
 		terms = append(terms, "ExecutionStatus = 'Running'")
@@ -84,14 +86,19 @@ func (f listFlags) query() string {
 	return strings.Join(terms, " AND ")
 }
 
-func readListed(e *workflowpb.WorkflowExecutionInfo) listed {
+func (k kind) readListed(e *workflowpb.WorkflowExecutionInfo) listed {
 	l := listed{
-		Pipeline:  attribute(e, contract.AttrPipeline.GetName()),
 		State:     stateAttribute(e),
 		Revision:  attribute(e, contract.AttrRevision.GetName()),
 		Running:   e.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
 		StartedAt: e.GetStartTime().AsTime(),
 		RunID:     e.GetExecution().GetRunId(),
+	}
+	owner := first(attribute(e, k.key.GetName()), strings.TrimPrefix(e.GetExecution().GetWorkflowId(), k.id("")))
+	if k.owner == ofCluster {
+		l.Cluster = owner
+	} else {
+		l.Pipeline = owner
 	}
 	if l.Running {
 		return l
@@ -104,17 +111,22 @@ func readListed(e *workflowpb.WorkflowExecutionInfo) listed {
 	return l
 }
 
-func (a *app) listTable(w io.Writer, rollouts []listed) error {
-	rows := [][]string{{"PIPELINE", "STATE", "REVISION", "STARTED", "TOOK", "RUN"}}
-	for _, l := range rollouts {
+func (k kind) listTable(w io.Writer, list []listed) error {
+	rows := [][]string{{strings.ToUpper(k.owner), "STATE", "REVISION", "STARTED", "TOOK", "RUN"}}
+	for _, l := range list {
 		end, took := l.FinishedAt, ""
 		if l.Running {
-			end, took = a.Now(), " so far"
+			end, took = k.Now(), " so far"
 		}
 		rows = append(rows, []string{
-			l.Pipeline, string(l.State), view.Short(l.Revision), l.StartedAt.UTC().Format(time.RFC3339),
-			view.Ago(end.Sub(l.StartedAt)) + took, l.RunID,
+			first(l.Pipeline, view.Cut(l.Cluster, 24)), string(l.State), view.Short(l.Revision),
+			l.StartedAt.UTC().Format(time.RFC3339), view.Ago(end.Sub(l.StartedAt)) + took, l.RunID,
 		})
+	}
+	if k.owner == ofCluster { // migrations have no revision
+		for i, row := range rows {
+			rows[i] = slices.Delete(row, 2, 3)
+		}
 	}
 	return table(w, rows)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -16,45 +17,72 @@ import (
 	"portcullis.dev/portcullis/cmd/internal/view"
 )
 
-// watchInterval is how often a rollout is looked at.
+// plainWidth is how wide the view is where no terminal tells its width.
+const plainWidth = 100
+
+func (k kind) status(short string) *cobra.Command {
+	return k.verb("status", short, func(ctx context.Context, name string) error {
+		return k.withSession(ctx, func(ctx context.Context, s *session) error {
+			l, err := k.gather(ctx, s, name, true)
+			if err != nil {
+				return err
+			}
+			return k.print(l, func(w io.Writer) error { return k.screen(w, l) })
+		})
+	})
+}
+
+func (a *app) screen(w io.Writer, l view.Look) error {
+	width, _, is := a.terminal()
+	if !is {
+		width = plainWidth
+	}
+	// No limit on the height: what has been printed can be scrolled.
+	for _, line := range (view.Screen{Width: width, Paint: a.paint(), Now: a.Now()}).Lines(l) {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// watchInterval is how often a rollout or a migration is looked at.
 const watchInterval = time.Second
 
-func (a *app) rolloutWatch() *cobra.Command {
-	c := a.verb("watch", "Follow a rollout to its end", func(ctx context.Context, pipeline string) error {
-		return a.withSession(ctx, func(ctx context.Context, s *session) error { return a.watch(ctx, s, pipeline) })
+func (k kind) watch(long string) *cobra.Command {
+	c := k.verb("watch", "Follow a "+k.noun+" to its end", func(ctx context.Context, name string) error {
+		return k.withSession(ctx, func(ctx context.Context, s *session) error { return k.follow(ctx, s, name) })
 	})
-	c.Long = `Follow a rollout to its end, and exit with its result. On a terminal the view is drawn anew each
-second; elsewhere every change is a line, and with -o json a JSON object on a line of its own.`
+	c.Long = long
 	return c
 }
 
-// watch ends when the rollout does. Temporal may be away for a while; a rollout
-// that was never there is an error at once.
-func (a *app) watch(ctx context.Context, s *session, pipeline string) error {
+// follow ends when the rollout or migration does. Temporal may be away for a while;
+// one that was never there is an error at once.
+func (k kind) follow(ctx context.Context, s *session, name string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	out := a.watcher()
+	out := k.watcher()
 	defer out.close()
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
-	var last view.Rollout
+	var last view.Look
 	for {
-		r, err := a.gather(ctx, s, pipeline, true)
+		l, err := k.gather(ctx, s, name, true)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil && last.WorkflowID == "":
+		case err != nil && last == nil:
 			return err
 		case err != nil:
-			last.Unanswered = errs.Message(s.explain(err))
-			r = last
+			l = last.Silent(errs.Message(s.explain(err)))
 		}
-		last = r
-		if err := out.show(r); err != nil {
+		last = l
+		if err := out.show(l); err != nil {
 			return err
 		}
-		if !r.Running {
-			return verdict(r.Mode, r.State, r.Reason)
+		if !l.Shared().Running {
+			return k.end(ctx, s, l)
 		}
 		select {
 		case <-ctx.Done():
@@ -64,9 +92,9 @@ func (a *app) watch(ctx context.Context, s *session, pipeline string) error {
 	}
 }
 
-// watcher is how each look at the rollout is shown.
+// watcher is how each look is shown.
 type watcher interface {
-	show(view.Rollout) error
+	show(view.Look) error
 	close()
 }
 
@@ -86,10 +114,8 @@ type jsonWatcher struct {
 	last []byte
 }
 
-func (w *jsonWatcher) show(r view.Rollout) error { return w.write(r) }
-
-func (w *jsonWatcher) write(v any) error {
-	line, err := json.Marshal(v)
+func (w *jsonWatcher) show(l view.Look) error {
+	line, err := json.Marshal(l)
 	if err != nil || bytes.Equal(line, w.last) {
 		return err
 	}
@@ -105,8 +131,8 @@ type lineWatcher struct {
 	tail view.Tail
 }
 
-func (w *lineWatcher) show(r view.Rollout) error {
-	for _, line := range w.tail.Next(r, w.app.Now()) {
+func (w *lineWatcher) show(l view.Look) error {
+	for _, line := range w.tail.Next(l, w.app.Now()) {
 		if _, err := fmt.Fprintln(w.app.Stdout, line); err != nil {
 			return err
 		}
@@ -129,17 +155,13 @@ const (
 	clearBelow = "\x1b[J"
 )
 
-func (w *screenWatcher) show(r view.Rollout) error {
-	return w.draw(func(s view.Screen) []string { return s.Lines(r) })
-}
-
-func (w *screenWatcher) draw(drawn func(view.Screen) []string) error {
+func (w *screenWatcher) show(l view.Look) error {
 	width, height, is := w.app.terminal()
 	if !is {
 		width, height = plainWidth, 0
 	}
 	// The last column is left free: some terminals wrap when it is written.
-	lines := drawn(view.Screen{Width: width - 1, Height: height - 1, Paint: w.app.paint(), Now: w.app.Now()})
+	lines := (view.Screen{Width: width - 1, Height: height - 1, Paint: w.app.paint(), Now: w.app.Now()}).Lines(l)
 	var b strings.Builder
 	b.WriteString(hideCursor)
 	if w.drawn > 0 {
