@@ -45,8 +45,10 @@ type fakeTemporal struct {
 	missing     bool
 	// unattended means that nobody polls.
 	unattended bool
-	query      string
-	listed     []*workflowpb.WorkflowExecutionInfo
+	// deaf means that orders get no answer, though somebody polls.
+	deaf   bool
+	query  string
+	listed []*workflowpb.WorkflowExecutionInfo
 }
 
 func (f *fakeTemporal) did(call string) {
@@ -115,7 +117,7 @@ func assign(from, into any) error {
 
 func (f *fakeTemporal) UpdateWorkflow(ctx context.Context, o client.UpdateWorkflowOptions) (client.WorkflowUpdateHandle, error) {
 	f.did("update " + o.UpdateName)
-	if f.unattended {
+	if f.unattended || f.deaf {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -215,6 +217,7 @@ func run(t *testing.T, f *fakeTemporal, args ...string) ran {
 		},
 		Now:      func() time.Time { return noon },
 		Patience: 20 * time.Millisecond,
+		Answer:   500 * time.Millisecond,
 	})
 	return ran{code, out.String(), errors.String()}
 }

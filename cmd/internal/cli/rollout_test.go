@@ -118,10 +118,36 @@ func TestWithoutADaemonNothingIsLeftBehind(t *testing.T) {
 	}
 }
 
-func TestOrdersWithoutADaemonSaySo(t *testing.T) {
-	r := run(t, &fakeTemporal{unattended: true}, "rollout", "pause", "x")
-	require.Equal(t, exitUnavailable, r.code)
-	require.Contains(t, r.errors, "no Portcullis server is polling")
+// An order that nobody answers may be carried out when a daemon comes back: whoever
+// gave it is told so, and not that nothing came of it.
+func TestOrdersWithoutAnAnswerMayBeCarriedOut(t *testing.T) {
+	for why, f := range map[string]*fakeTemporal{
+		`no Portcullis server is polling task queue "portcullis" at 127.0.0.1:7233: start one with ` + "`portcullis server`": {unattended: true},
+		"did not answer within 500ms": {deaf: true},
+	} {
+		for group, name := range map[string]string{"rollout": "x", "migrate": "prod"} {
+			for _, order := range []string{contract.UpdateAbort, contract.UpdateApprove} {
+				args := []string{group, order, name}
+				if order == contract.UpdateApprove {
+					args = append(args, "--evidence", "0123456789ab")
+				}
+				t.Run(strings.Join(args, " "), func(t *testing.T) {
+					t.Parallel()
+					r := run(t, f, args...)
+					require.Equal(t, exitUnavailable, r.code)
+					requireOneLine(t, r.errors)
+					require.Contains(t, r.errors, why+"; the order to "+order+" may have been delivered all the same, and is then carried out once a server runs: `portcullis "+
+						group+" status "+name+"` shows whether it was")
+				})
+			}
+		}
+	}
+}
+
+// What was refused was not taken: nothing is said of what may come.
+func TestOrdersThatAreRefusedAreNotOpen(t *testing.T) {
+	f := &fakeTemporal{updates: func(string, []any) (any, error) { return nil, errs.Conflict("it is over") }}
+	require.Equal(t, "portcullis: it is over\n", run(t, f, "migrate", "abort", "prod").errors)
 }
 
 func TestOrdersCarryWhoAndWhy(t *testing.T) {
