@@ -315,6 +315,9 @@ func (r *roundState) take(w *nodeWork, m *wire.Message) {
 	if err != nil || !contains(w.pairs, i) {
 		return
 	}
+	if len(m.Result.Detail) > maxLineLength {
+		m.Result.Detail = clipLine(m.Result.Detail)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.results[i] = m.Result

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"portcullis.dev/portcullis/probes"
@@ -45,8 +46,9 @@ func (r *runner) http(ctx context.Context, ns *namespace, to netip.AddrPort, hos
 	case isSilence(err):
 		return failed("connected, but no HTTP response came in time")
 	case err != nil:
-		return failed("connected, but what came back was not an HTTP response: %v", err)
+		return failed("connected, but what came back was not an HTTP response: %.200s", err)
 	}
 	response.Body.Close()
-	return finding{outcome: probes.Allowed, detail: "HTTP " + response.Status}
+	// Not the text that came with the code: that may be anything, and people read it.
+	return finding{outcome: probes.Allowed, detail: strings.TrimSpace(fmt.Sprintf("HTTP %d %s", response.StatusCode, http.StatusText(response.StatusCode)))}
 }

@@ -211,8 +211,12 @@ func TestHTTP(t *testing.T) {
 	})
 	w.listen(b, 81, func(c net.Conn) { io.Copy(io.Discard, c) })
 	w.listen(b, 82, func(c net.Conn) { io.WriteString(c, "220 mail ready\r\n") })
+	w.listen(b, 85, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 \x1b[2J"+strings.Repeat("fine", 10000)+"\r\n\r\n") })
+	w.listen(b, 86, func(c net.Conn) { io.WriteString(c, strings.Repeat("fine", 10000)+"\r\n\r\n") })
 	w.inside("router", "iptables -A FORWARD -p tcp --dport 83 -j DROP")
 	got := run(t, w.runner(), request(short, a,
+		Probe{ID: "odd", Protocol: probes.HTTP, Host: b.ip, Port: 85},
+		Probe{ID: "long", Protocol: probes.HTTP, Host: b.ip, Port: 86},
 		Probe{ID: "ok", Protocol: probes.HTTP, Host: b.ip, Port: 80, Path: "/healthz"},
 		Probe{ID: "forbidden", Protocol: probes.HTTP, Host: b.ip, Port: 80},
 		Probe{ID: "mute", Protocol: probes.HTTP, Host: b.ip, Port: 81},
@@ -221,6 +225,12 @@ func TestHTTP(t *testing.T) {
 		Probe{ID: "closed", Protocol: probes.HTTP, Host: b.ip, Port: 84}))
 	expect(t, got["ok"], probes.Allowed, "HTTP 200 OK")
 	expect(t, got["forbidden"], probes.Allowed, "HTTP 403 Forbidden")
+	// Nothing that a pod says reaches a terminal as it is, or at length.
+	expect(t, got["odd"], probes.Allowed, "HTTP 200 OK")
+	expect(t, got["long"], probes.Error, "not an HTTP response")
+	if n := len(got["long"].Detail); n > 400 {
+		t.Errorf("a detail of %d bytes", n)
+	}
 	expect(t, got["mute"], probes.Error, "no HTTP response")
 	expect(t, got["mail"], probes.Error, "not an HTTP response")
 	expect(t, got["dropped"], probes.Dropped, "")

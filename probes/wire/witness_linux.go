@@ -30,6 +30,8 @@ type witness struct {
 
 	mu   sync.Mutex
 	seen map[sighting]bool
+	// full is set when something could not be remembered any more.
+	full bool
 }
 
 // watch is a packet socket in a pod.
@@ -177,9 +179,11 @@ func (w *witness) note(packet []byte) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.seen) < maxSeen {
-		w.seen[sighting{round, id}] = true
+	if len(w.seen) >= maxSeen {
+		w.full = true
+		return
 	}
+	w.seen[sighting{round, id}] = true
 }
 
 // collect returns what was seen of a round, and forgets that and earlier rounds.
@@ -193,6 +197,12 @@ func (w *witness) collect(ctx context.Context, round int) (seen []string, failed
 	failed = w.overflowed()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for _, s := range w.sockets {
+		if w.full {
+			failed[s.pod] = "the witness saw more than it can remember"
+		}
+	}
+	w.full = false
 	for s := range w.seen {
 		if s.round == round {
 			seen = append(seen, s.id)

@@ -37,6 +37,8 @@ type witness struct {
 
 	mu   sync.Mutex
 	seen map[sightKey]*Sighting
+	// full is set when something could not be remembered any more.
+	full bool
 }
 
 type sightKey struct{ round, from int }
@@ -214,6 +216,7 @@ func (w *witness) note(packet []byte, protocol int) {
 	s := w.seen[key]
 	if s == nil {
 		if len(w.seen) >= maxSeen {
+			w.full = true
 			return
 		}
 		s = &Sighting{From: from}
@@ -236,16 +239,20 @@ func (w *witness) collect(ctx context.Context, round int) ([]Sighting, map[int]s
 	case <-ctx.Done():
 	case <-time.After(30 * time.Millisecond):
 	}
-	failed := maps.Clone(w.failed)
+	failed, missed := maps.Clone(w.failed), ""
 	if n := w.lost(); n > 0 {
-		for p, i := range w.paths {
-			if p.Protocol != "tcp" {
-				failed[i] = fmt.Sprintf("%d packets came faster than they could be read", n)
-			}
-		}
+		missed = fmt.Sprintf("%d packets came faster than they could be read", n)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.full {
+		missed, w.full = "more came than can be remembered", false
+	}
+	for p, i := range w.paths {
+		if p.Protocol != "tcp" && missed != "" {
+			failed[i] = missed
+		}
+	}
 	var out []Sighting
 	for k, s := range w.seen {
 		if k.round == round {

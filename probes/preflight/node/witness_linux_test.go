@@ -1,12 +1,15 @@
 package node
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"os"
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"portcullis.dev/portcullis/probes/preflight"
 )
@@ -61,5 +64,24 @@ func TestWitnessKeepsSoManyConnections(t *testing.T) {
 		if _, err := c.Read(last); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("one more than %d is kept: %v", maxHeld, err)
 		}
+	}
+}
+
+// A witness that cannot remember more cannot vouch for what it did not note.
+func TestFullWitnessVouchesForNothing(t *testing.T) {
+	path := preflight.Path{Protocol: "udp", Port: 4789}
+	w := &witness{session: "0011", end: func() {}, paths: map[preflight.Path]int{path: 3}, failed: map[int]string{}, seen: map[sightKey]*Sighting{}}
+	for i := range maxSeen {
+		w.seen[sightKey{2, i}] = &Sighting{}
+	}
+	packet := append([]byte{0x45}, make([]byte, 27)...)
+	binary.BigEndian.PutUint16(packet[22:], 4789)
+	w.note(append(packet, payload("0011", 1, 7)...), unix.IPPROTO_UDP)
+	seen, failed := w.collect(t.Context(), 1)
+	if len(seen) > 0 || failed[3] == "" {
+		t.Errorf("seen %v, failed %v", seen, failed)
+	}
+	if _, failed = w.collect(t.Context(), 1); failed[3] != "" {
+		t.Errorf("it does not forget that it was full: %v", failed)
 	}
 }
