@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -457,4 +458,18 @@ func BenchmarkMatrix2500(b *testing.B) {
 		checkMatrix(b, req, run(b, r, req))
 	}
 	b.ReportMetric(float64(len(req.Probes)*b.N)/b.Elapsed().Seconds(), "pairs/s")
+}
+
+// What was not waited for is not silence.
+func TestNoTimeIsNotSilence(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.pod(""), w.pod("")
+	w.inside("router", "iptables -A FORWARD -p tcp --dport 81 -j DROP")
+	r := w.runner()
+	places := r.finder.find([]Pod{a.Pod})
+	defer closePlaces(places)
+	to := netip.AddrPortFrom(netip.MustParseAddr(b.ip), 81)
+	if got := r.tcp(t.Context(), places[a.UID].ns, to, time.Now().Add(-time.Second)); got.outcome != probes.Error || got.silent {
+		t.Errorf("%+v", got)
+	}
 }

@@ -22,9 +22,13 @@ type dialed struct {
 // tried again from another port while the first attempt goes on, so that one lost
 // packet is not taken for a policy.
 func (r *runner) dial(ctx context.Context, ns *namespace, to netip.AddrPort, deadline time.Time) dialed {
+	timeout := time.Until(deadline)
+	if timeout <= 0 {
+		// What was not waited for is not silence.
+		return dialed{finding: failed("no time was left to connect to %s", to)}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	results := make(chan dialed, 2)
-	timeout := time.Until(deadline)
 	attempt := func(d time.Duration) { results <- r.attempt(ctx, ns, to, d) }
 	go attempt(timeout)
 	running := 1
