@@ -387,6 +387,9 @@ func (r *run) clean(ctx context.Context) error {
 		return r.removeMigrator(ctx)
 	}
 	r.saved = o
+	if err := r.dropDefaultPool(ctx, o); err != nil {
+		return err
+	}
 	if err := r.ensureMigrator(ctx, o.Folder); err != nil {
 		return err
 	}

@@ -482,54 +482,6 @@ func (r *run) addresses(ctx context.Context) error {
 	return r.pool(ctx, nat)
 }
 
-// poolName is what the pool is called when there is none of the pods' network.
-const poolName = "portcullis-pods"
-
-// pool makes sure that there is one pool, of the pods' network, that new pods get
-// their addresses from. With nat, what they send out of it has the node's address.
-func (r *run) pool(ctx context.Context, nat bool) error {
-	list, err := r.dyn.Resource(ipPools).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return err
-	}
-	want := map[string]any{"vxlanMode": "Always", "ipipMode": "Never", "natOutgoing": nat, "disabled": false}
-	found := false
-	for i := range list.Items {
-		p := &list.Items[i]
-		cidr, _, _ := unstructured.NestedString(p.Object, "spec", "cidr")
-		if cidr == r.in.Target.PodCIDR {
-			found = true
-			size, ok, _ := unstructured.NestedInt64(p.Object, "spec", "blockSize")
-			if !ok {
-				size = preflight.DefaultBlockSize
-			}
-			if int(size) != r.blockSize() {
-				return errs.Conflict("cluster %s: pool %s has blocks of /%d, and the plan has /%d", r.in.Cluster.Name, p.GetName(), size, r.blockSize())
-			}
-			if err := r.mergeSpec(ctx, ipPools, "IPPool", p.GetName(), want); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := r.mergeSpec(ctx, ipPools, "IPPool", p.GetName(), map[string]any{"disabled": true}); err != nil {
-			return err
-		}
-	}
-	if found {
-		return nil
-	}
-	pool := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": map[string]any{"name": poolName},
-		"spec": map[string]any{
-			"cidr": r.in.Target.PodCIDR, "blockSize": int64(r.blockSize()), "vxlanMode": "Always", "ipipMode": "Never",
-			"natOutgoing": nat, "nodeSelector": "all()", "allowedUses": []any{"Workload", "Tunnel"},
-		},
-	}}
-	r.changed("pool %s of %s", poolName, r.in.Target.PodCIDR)
-	_, err = r.dyn.Resource(ipPools).Create(ctx, pool, metav1.CreateOptions{FieldManager: fieldManager})
-	return err
-}
-
 func (r *run) blockSize() int { return cmp.Or(r.in.Target.BlockSize, preflight.DefaultBlockSize) }
 
 // claimAll claims the pod network of every node that has none of its own yet.
@@ -646,36 +598,6 @@ func (r *run) restoreIPAM(ctx context.Context, o *original) error {
 		want[k] = spec[k]
 	}
 	return r.mergeSpec(ctx, ipamConfigs, "IPAMConfig", "default", want)
-}
-
-// restorePools makes the pools what they were, and removes the others.
-func (r *run) restorePools(ctx context.Context, o *original) error {
-	list, err := r.dyn.Resource(ipPools).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return err
-	}
-	was := map[string]*unstructured.Unstructured{}
-	for _, p := range o.Pools {
-		was[p.GetName()] = p
-	}
-	for i := range list.Items {
-		p, ok := was[list.Items[i].GetName()]
-		if !ok {
-			if err := r.remove(ctx, ipPools, list.Items[i].GetName()); err != nil {
-				return err
-			}
-			continue
-		}
-		spec, _, _ := unstructured.NestedMap(p.Object, "spec")
-		want := map[string]any{}
-		for _, field := range []string{"vxlanMode", "ipipMode", "natOutgoing", "disabled"} {
-			want[field] = spec[field]
-		}
-		if err := r.mergeSpec(ctx, ipPools, "IPPool", p.GetName(), want); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (r *run) remove(ctx context.Context, kind schema.GroupVersionResource, name string) error {
