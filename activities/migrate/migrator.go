@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -221,9 +222,28 @@ func (r *run) askPod(ctx context.Context, nodeName, pod string, req cni.Request)
 		r.changed("%s: %s", nodeName, c)
 	}
 	if reply.Error != "" {
-		return &reply, errs.Failed("node %s: %s: %s", nodeName, req.Op, reply.Error)
+		return &reply, errs.Failed("node %s: %s", nodeName, r.withNames(ctx, reply.Error, req.Peers))
 	}
 	return &reply, nil
+}
+
+// withNames has the names of nodes beside their pod networks: a migrator knows only
+// these of its peers, and a person would have to look them up.
+func (r *run) withNames(ctx context.Context, text string, peers []netip.Prefix) string {
+	if !slices.ContainsFunc(peers, func(p netip.Prefix) bool { return strings.Contains(text, p.String()) }) {
+		return text
+	}
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return text // what went wrong is to be told, with or without names
+	}
+	var pairs []string
+	for i := range nodes {
+		if net, err := podNetwork(&nodes[i]); err == nil && slices.Contains(peers, net) {
+			pairs = append(pairs, net.String(), fmt.Sprintf("node %s (%s)", nodes[i].Name, net))
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 // askAll asks every node of the cluster for the same, some at once. request makes what is

@@ -292,3 +292,20 @@ func TestEveryWayBackCanFailAnywhere(t *testing.T) {
 		t.Logf("%d failures", tried)
 	})
 }
+
+// A migrator knows its peers by their pod networks; a person is told the nodes' names.
+func TestSilentPeerIsNamed(t *testing.T) {
+	w := newWorld(t, 3)
+	for _, d := range course(3) {
+		if d.node != "" {
+			w.silent = nodeName(0)
+			_, err := do(t, w, d)
+			want := "node " + d.node + ": ping: 1 of 2 peers do not answer through vxlan.calico: node " + w.silent + " ("
+			if err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), "ping") != 1 {
+				t.Errorf("%s: %v, want %q", d, err, want)
+			}
+			return
+		}
+		mustDo(t, w, d)
+	}
+}

@@ -45,6 +45,8 @@ type world struct {
 	sets  map[string]read
 	// shut keeps the pods of DaemonSets from becoming ready.
 	shut map[string]bool
+	// silent is the node that does not answer through Calico's overlay.
+	silent string
 }
 
 // machine is a node as the migrator sees it.
@@ -535,7 +537,7 @@ func (w *world) Exec(_ context.Context, namespace, pod string, command []string,
 	}
 	reply := cni.Reply{}
 	if err := w.do(node, req); err != nil {
-		reply.Error = err.Error()
+		reply.Error = fmt.Sprintf("%s: %v", req.Op, err)
 	}
 	if changes && w.fault != nil {
 		if err := w.fault(what, true); err != nil {
@@ -612,8 +614,9 @@ func (w *world) ping(node string, req *cni.Request) error {
 		if n.GetLabels()["kubernetes.io/os"] != "linux" {
 			continue
 		}
-		if d := w.vxlan(n.GetName()); d == nil || len(d.Address) == 0 {
-			return fmt.Errorf("%s does not answer", n.GetName())
+		if d := w.vxlan(n.GetName()); d == nil || len(d.Address) == 0 || n.GetName() == w.silent {
+			cidr, _, _ := unstructured.NestedString(n.Object, "spec", "podCIDR")
+			return fmt.Errorf("1 of %d peers do not answer through %s: %s", len(req.Peers), req.Device, cidr)
 		}
 	}
 	return nil
