@@ -19,6 +19,7 @@ import (
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/options"
+	"portcullis.dev/portcullis/workflows/orders"
 	"portcullis.dev/portcullis/workflows/planning"
 	"portcullis.dev/portcullis/workflows/story"
 )
@@ -196,7 +197,7 @@ func (m *cluster) refuse(ctx workflow.Context, err error) (contract.MigrateResul
 	m.over = true
 	m.enter(ctx, contract.StateFailed)
 	m.count(ctx)
-	m.drain(ctx)
+	orders.Drain(ctx, m.log)
 	return contract.MigrateResult{}, m.refused
 }
 

@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"errors"
-	"strings"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -10,26 +9,21 @@ import (
 	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/orders"
 	"portcullis.dev/portcullis/workflows/story"
 )
 
-// handle sets the query and the updates. Each validator is called again inside
-// its handler: two updates can pass validation together.
+// handle sets the query and the updates.
 func (m *cluster) handle(ctx workflow.Context) error {
 	return errors.Join(
 		workflow.SetQueryHandler(ctx, contract.QueryStatus, func() (contract.MigrateStatus, error) { return m.status(), nil }),
 		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePlanned, m.planned,
 			workflow.UpdateHandlerOptions{Description: "waits until the migration begins and returns its plan"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateApprove, m.approve,
-			workflow.UpdateHandlerOptions{Validator: m.mayApprove, Description: "approves the evidence of the first node"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateReject, m.reject,
-			workflow.UpdateHandlerOptions{Validator: m.mayReject, Description: "ends the migration at its gate; everything goes back to Canal"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePause, m.pause,
-			workflow.UpdateHandlerOptions{Validator: m.mayPause, Description: "begins no node and no step until resumed"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateResume, m.resume,
-			workflow.UpdateHandlerOptions{Validator: m.mayResume, Description: "goes on after a pause, or after it has stopped"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateAbort, m.abort,
-			workflow.UpdateHandlerOptions{Validator: m.mayAbort, Description: "ends the migration; everything goes back to Canal"}),
+		orders.Answer(ctx, contract.UpdateApprove, "approves the evidence of the first node", m.mayApprove, m.approve),
+		orders.Take(ctx, contract.UpdateReject, "ends the migration at its gate; everything goes back to Canal", m.mayReject, m.reject),
+		orders.Take(ctx, contract.UpdatePause, "begins no node and no step until resumed", m.mayPause, m.pause),
+		orders.Take(ctx, contract.UpdateResume, "goes on after a pause, or after it has stopped", m.mayResume, m.resume),
+		orders.Take(ctx, contract.UpdateAbort, "ends the migration; everything goes back to Canal", m.mayAbort, m.abort),
 	)
 }
 
@@ -65,8 +59,8 @@ func (m *cluster) planned(ctx workflow.Context) (migration.Plan, error) {
 
 // open says why nothing can be decided any more, or that nobody decides.
 func (m *cluster) open(by string) error {
-	if strings.TrimSpace(by) == "" {
-		return errs.Invalid("say who decides: by is empty")
+	if err := orders.By(by); err != nil {
+		return err
 	}
 	if m.over || terminal(m.state.State) {
 		return errs.Conflict("the migration of %s is over: %s", m.in.Cluster, m.state.State)
@@ -88,29 +82,23 @@ func (m *cluster) mayApprove(d contract.Decision) error {
 	if gate == nil {
 		return errs.Conflict("the migration of %s waits for no approval: it is %s", m.in.Cluster, m.status().State)
 	}
-	if len(d.Evidence) < contract.MinEvidence {
-		return errs.Invalid("an approval names the evidence that was seen, with at least %d characters of its hash; it is %s",
-			contract.MinEvidence, call.Short(gate.Evidence))
-	}
-	if !strings.HasPrefix(gate.Evidence, strings.ToLower(d.Evidence)) {
-		return errs.Conflict("the evidence of node %s is %s, and not %s; look at it again before approving",
+	seen, err := orders.Seen(d, gate.Evidence)
+	if err == nil && !seen {
+		err = errs.Conflict("the evidence of node %s is %s, and not %s; look at it again before approving",
 			gate.Node, call.Short(gate.Evidence), call.Short(d.Evidence))
 	}
-	return nil
+	return err
 }
 
 // approve opens the gate, and returns it with the vote.
-func (m *cluster) approve(ctx workflow.Context, d contract.Decision) (contract.MigrateGate, error) {
-	if err := m.mayApprove(d); err != nil {
-		return contract.MigrateGate{}, err
-	}
+func (m *cluster) approve(ctx workflow.Context, d contract.Decision) contract.MigrateGate {
 	gate := *m.state.Gate
 	d.At, d.Evidence = workflow.Now(ctx).UTC(), gate.Evidence
 	gate.Votes = append(gate.Votes, d)
 	// It may not be waited for yet, in a run that has just continued as new.
 	m.state.Gate, m.state.Approved = nil, true
 	m.note(ctx, gate.Node, "approved by "+story.By(d.By, d.Why)+", evidence "+call.Short(d.Evidence))
-	return gate, nil
+	return gate
 }
 
 func (m *cluster) mayReject(d contract.Decision) error {
@@ -123,11 +111,8 @@ func (m *cluster) mayReject(d contract.Decision) error {
 	return nil
 }
 
-func (m *cluster) reject(ctx workflow.Context, d contract.Decision) error {
-	if err := m.mayReject(d); err != nil {
-		return err
-	}
-	return m.end(ctx, "rejected by "+story.By(d.By, d.Why))
+func (m *cluster) reject(ctx workflow.Context, d contract.Decision) {
+	m.end(ctx, "rejected by "+story.By(d.By, d.Why))
 }
 
 func (m *cluster) mayAbort(o contract.Order) error {
@@ -141,20 +126,16 @@ func (m *cluster) mayAbort(o contract.Order) error {
 	return nil
 }
 
-func (m *cluster) abort(ctx workflow.Context, o contract.Order) error {
-	if err := m.mayAbort(o); err != nil {
-		return err
-	}
-	return m.end(ctx, "aborted by "+story.By(o.By, o.Why))
+func (m *cluster) abort(ctx workflow.Context, o contract.Order) {
+	m.end(ctx, "aborted by "+story.By(o.By, o.Why))
 }
 
 // end cancels the work: nodes that run put themselves back, and then the way back
 // is walked.
-func (m *cluster) end(ctx workflow.Context, line string) error {
+func (m *cluster) end(ctx workflow.Context, line string) {
 	m.ending = line
 	m.note(ctx, "", line)
 	m.cancel()
-	return nil
 }
 
 func (m *cluster) mayPause(o contract.Order) error {
@@ -172,15 +153,11 @@ func (m *cluster) mayPause(o contract.Order) error {
 	return nil
 }
 
-func (m *cluster) pause(ctx workflow.Context, o contract.Order) error {
-	if err := m.mayPause(o); err != nil {
-		return err
-	}
+func (m *cluster) pause(ctx workflow.Context, o contract.Order) {
 	o.At = workflow.Now(ctx).UTC()
 	m.state.Paused = &o
 	m.note(ctx, "", "paused by "+story.By(o.By, o.Why))
 	m.enter(ctx, m.state.State)
-	return nil
 }
 
 func (m *cluster) mayResume(o contract.Order) error {
@@ -193,13 +170,9 @@ func (m *cluster) mayResume(o contract.Order) error {
 	return nil
 }
 
-func (m *cluster) resume(ctx workflow.Context, o contract.Order) error {
-	if err := m.mayResume(o); err != nil {
-		return err
-	}
+func (m *cluster) resume(ctx workflow.Context, o contract.Order) {
 	m.state.Paused = nil
 	m.resumed = m.state.State == contract.StateStopped
 	m.note(ctx, "", "resumed by "+story.By(o.By, o.Why))
 	m.enter(ctx, m.state.State)
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/options"
+	"portcullis.dev/portcullis/workflows/orders"
 	"portcullis.dev/portcullis/workflows/story"
 )
 
@@ -231,9 +232,7 @@ func (m *cluster) wait(ctx, work workflow.Context, done func() bool) error {
 // mayContinueAsNew is true when the history is long and no message is lost by
 // starting a new one.
 func (m *cluster) mayContinueAsNew(ctx workflow.Context) bool {
-	info := workflow.GetInfo(ctx)
-	long := info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > options.HistoryLength
-	return long && workflow.AllHandlersFinished(ctx)
+	return options.LongHistory(ctx) && workflow.AllHandlersFinished(ctx)
 }
 
 func (m *cluster) continueAsNew(ctx workflow.Context) error {
@@ -276,7 +275,7 @@ func (m *cluster) finish(ctx workflow.Context) contract.MigrateResult {
 	m.note(ctx, "", line)
 	m.enter(ctx, m.state.State)
 	m.count(ctx)
-	m.drain(ctx)
+	orders.Drain(ctx, m.log)
 	return contract.MigrateResult{
 		Cluster:    m.state.Cluster.Name,
 		State:      m.state.State,
@@ -286,14 +285,6 @@ func (m *cluster) finish(ctx workflow.Context) contract.MigrateResult {
 		Log:        m.state.Log,
 		StartedAt:  m.state.StartedAt,
 		FinishedAt: workflow.Now(ctx).UTC(),
-	}
-}
-
-// drain waits for update handlers, so that none is cut off without an answer.
-func (m *cluster) drain(ctx workflow.Context) {
-	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
-		m.log.Warn("update handlers were not waited for", "error", err)
 	}
 }
 

@@ -100,6 +100,12 @@ const (
 	SoakWhilePaused = time.Hour
 )
 
+// LongHistory is true when a run is to continue as new.
+func LongHistory(ctx workflow.Context) bool {
+	info := workflow.GetInfo(ctx)
+	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > HistoryLength
+}
+
 // heartbeat is how long a long wait may be silent. It bounds how long a killed
 // daemon delays a rollout. The long activities report every few seconds.
 const heartbeat = 30 * time.Second

@@ -31,7 +31,7 @@ func (p *promotion) forward(ctx workflow.Context) error {
 		p.label(ctx, contract.StatePromoting)
 	}
 	for ; p.state.Step < len(p.steps); p.state.Step++ {
-		if p.tooLong(ctx) && p.drained(ctx) && ctx.Err() == nil {
+		if options.LongHistory(ctx) && p.drained(ctx) && ctx.Err() == nil {
 			return p.continueAsNew(ctx)
 		}
 		var err error
@@ -224,7 +224,7 @@ func (p *promotion) soak(ctx workflow.Context, s step) error {
 		if err != nil && !(cut && isCanceled(err)) {
 			return err
 		}
-		if p.tooLong(ctx) && p.drained(ctx) {
+		if options.LongHistory(ctx) && p.drained(ctx) {
 			// The soak is begun again in the next run: longer than asked, never shorter.
 			return p.continueAsNew(ctx)
 		}

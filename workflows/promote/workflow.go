@@ -168,7 +168,7 @@ func (p *promotion) run(ctx workflow.Context) (contract.PromoteResult, error) {
 	p.state.Ending = reason
 	// From here cancellation is too late: the way back is walked to its end.
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	if p.tooLong(ctx) && len(p.state.Touched) > options.RestoresAtOnce && p.drained(ctx) {
+	if options.LongHistory(ctx) && len(p.state.Touched) > options.RestoresAtOnce && p.drained(ctx) {
 		return contract.PromoteResult{}, p.continueAsNew(ctx)
 	}
 	return p.back(ctx), nil
@@ -264,11 +264,6 @@ func (p *promotion) mark(clusters []rancher.Cluster, state, reason string) {
 		r := &p.state.Clusters[p.row[c.Name]]
 		r.State, r.Reason = state, reason
 	}
-}
-
-func (p *promotion) tooLong(ctx workflow.Context) bool {
-	info := workflow.GetInfo(ctx)
-	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > options.HistoryLength
 }
 
 func (p *promotion) continueAsNew(ctx workflow.Context) error {

@@ -222,9 +222,7 @@ func allClusters(env deliver.EnvironmentPlan) []rancher.Cluster {
 // mayContinueAsNew is true when the history is long and no message is lost by
 // starting a new one. Where the wait is resumed, votes and evidence are carried.
 func (r *rollout) mayContinueAsNew(ctx workflow.Context) bool {
-	info := workflow.GetInfo(ctx)
-	long := info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > options.HistoryLength
-	return long && r.work.Err() == nil && workflow.AllHandlersFinished(ctx)
+	return options.LongHistory(ctx) && r.work.Err() == nil && workflow.AllHandlersFinished(ctx)
 }
 
 func (r *rollout) continueAsNew(ctx workflow.Context) error {

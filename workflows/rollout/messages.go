@@ -4,33 +4,27 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/orders"
 	"portcullis.dev/portcullis/workflows/story"
 )
 
-// handle sets the query and the updates. Each validator is called again inside
-// its handler: two updates can pass validation together.
+// handle sets the query and the updates.
 func (r *rollout) handle(ctx workflow.Context) error {
 	return errors.Join(
 		workflow.SetQueryHandler(ctx, contract.QueryStatus, func() (contract.RolloutStatus, error) { return r.status(), nil }),
 		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePlanned, r.planned,
 			workflow.UpdateHandlerOptions{Description: "waits for the plan and returns it"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateApprove, r.approve,
-			workflow.UpdateHandlerOptions{Validator: r.mayApprove, Description: "approves the evidence of the open gate"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateReject, r.reject,
-			workflow.UpdateHandlerOptions{Validator: r.mayReject, Description: "ends the rollout; what its environment wrote is rolled back"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePause, r.pause,
-			workflow.UpdateHandlerOptions{Validator: r.mayPause, Description: "starts nothing new until resumed"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateResume, r.resume,
-			workflow.UpdateHandlerOptions{Validator: r.mayResume, Description: "goes on after a pause"}),
-		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdateAbort, r.abort,
-			workflow.UpdateHandlerOptions{Validator: r.mayAbort, Description: "ends the rollout; what its environment wrote is rolled back"}),
+		orders.Answer(ctx, contract.UpdateApprove, "approves the evidence of the open gate", r.mayApprove, r.approve),
+		orders.Take(ctx, contract.UpdateReject, "ends the rollout; what its environment wrote is rolled back", r.mayReject, r.reject),
+		orders.Take(ctx, contract.UpdatePause, "starts nothing new until resumed", r.mayPause, r.pause),
+		orders.Take(ctx, contract.UpdateResume, "goes on after a pause", r.mayResume, r.resume),
+		orders.Take(ctx, contract.UpdateAbort, "ends the rollout; what its environment wrote is rolled back", r.mayAbort, r.abort),
 	)
 }
 
@@ -57,34 +51,28 @@ func (r *rollout) mayApprove(d contract.Decision) error {
 	if slices.ContainsFunc(gate.Votes, func(v contract.Decision) bool { return v.By == d.By }) {
 		return errs.Conflict("%s has approved %s already; it has %d of %s", d.By, gate.Environment, len(gate.Votes), story.Count(gate.Required, "approval"))
 	}
-	if len(d.Evidence) < contract.MinEvidence {
-		return errs.Invalid("an approval names the evidence that was seen, with at least %d characters of its hash; it is %s",
-			contract.MinEvidence, call.Short(gate.Evidence.Hash))
+	seen, err := orders.Seen(d, gate.Evidence.Hash)
+	if err == nil && !seen {
+		err = errs.Conflict("the evidence has changed: it is now %s; look at it again before approving", call.Short(gate.Evidence.Hash))
 	}
-	if !strings.HasPrefix(gate.Evidence.Hash, strings.ToLower(d.Evidence)) {
-		return errs.Conflict("the evidence has changed: it is now %s; look at it again before approving", call.Short(gate.Evidence.Hash))
-	}
-	return nil
+	return err
 }
 
 // approve counts a vote and returns the gate with it.
-func (r *rollout) approve(ctx workflow.Context, d contract.Decision) (contract.GateState, error) {
-	if err := r.mayApprove(d); err != nil {
-		return contract.GateState{}, err
-	}
+func (r *rollout) approve(ctx workflow.Context, d contract.Decision) contract.GateState {
 	d.At, d.Evidence = workflow.Now(ctx).UTC(), r.state.Gate.Evidence.Hash
 	gate := r.state.Gate
 	gate.Votes = append(gate.Votes, d)
 	r.votes++
 	r.note(ctx, gate.Environment, fmt.Sprintf("approved by %s, %d of %d, evidence %s",
 		story.By(d.By, d.Why), len(gate.Votes), gate.Required, call.Short(d.Evidence)))
-	return *gate, nil
+	return *gate
 }
 
 // open says why nothing can be decided any more, or that nobody decides.
 func (r *rollout) open(by string) error {
-	if strings.TrimSpace(by) == "" {
-		return errs.Invalid("say who decides: by is empty")
+	if err := orders.By(by); err != nil {
+		return err
 	}
 	if r.over {
 		return errs.Conflict("rollout of %s is over: %s", r.name, r.state.State)
@@ -113,11 +101,8 @@ func (r *rollout) mayReject(d contract.Decision) error {
 	return r.forwardOnly("rejected")
 }
 
-func (r *rollout) reject(ctx workflow.Context, d contract.Decision) error {
-	if err := r.mayReject(d); err != nil {
-		return err
-	}
-	return r.end(ctx, contract.StateRejected, "rejected by "+story.By(d.By, d.Why))
+func (r *rollout) reject(ctx workflow.Context, d contract.Decision) {
+	r.end(ctx, contract.StateRejected, "rejected by "+story.By(d.By, d.Why))
 }
 
 func (r *rollout) mayAbort(o contract.Order) error {
@@ -127,21 +112,17 @@ func (r *rollout) mayAbort(o contract.Order) error {
 	return r.forwardOnly("aborted")
 }
 
-func (r *rollout) abort(ctx workflow.Context, o contract.Order) error {
-	if err := r.mayAbort(o); err != nil {
-		return err
-	}
-	return r.end(ctx, contract.StateAborted, "aborted by "+story.By(o.By, o.Why))
+func (r *rollout) abort(ctx workflow.Context, o contract.Order) {
+	r.end(ctx, contract.StateAborted, "aborted by "+story.By(o.By, o.Why))
 }
 
 // end tells the promotion why, and then cancels the work: what was touched is
 // put back by the promotion itself.
-func (r *rollout) end(ctx workflow.Context, state contract.State, line string) error {
+func (r *rollout) end(ctx workflow.Context, state contract.State, line string) {
 	r.ending = &ending{state: state, line: line}
 	r.note(ctx, "", line)
 	r.tell(ctx, contract.SignalStop, line)
 	r.cancel()
-	return nil
 }
 
 // tell signals the promotion that runs. One that has just ended cannot be told,
@@ -165,16 +146,12 @@ func (r *rollout) mayPause(o contract.Order) error {
 	return r.forwardOnly("paused")
 }
 
-func (r *rollout) pause(ctx workflow.Context, o contract.Order) error {
-	if err := r.mayPause(o); err != nil {
-		return err
-	}
+func (r *rollout) pause(ctx workflow.Context, o contract.Order) {
 	o.At = workflow.Now(ctx).UTC()
 	r.state.Paused = &o
 	r.note(ctx, "", "paused by "+story.By(o.By, o.Why))
 	r.enter(ctx, r.state.State)
 	r.tell(ctx, contract.SignalPause, o)
-	return nil
 }
 
 func (r *rollout) mayResume(o contract.Order) error {
@@ -187,14 +164,10 @@ func (r *rollout) mayResume(o contract.Order) error {
 	return nil
 }
 
-func (r *rollout) resume(ctx workflow.Context, o contract.Order) error {
-	if err := r.mayResume(o); err != nil {
-		return err
-	}
+func (r *rollout) resume(ctx workflow.Context, o contract.Order) {
 	o.At = workflow.Now(ctx).UTC()
 	r.state.Paused = nil
 	r.note(ctx, "", "resumed by "+story.By(o.By, o.Why))
 	r.enter(ctx, r.state.State)
 	r.tell(ctx, contract.SignalResume, o)
-	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/options"
+	"portcullis.dev/portcullis/workflows/orders"
 	"portcullis.dev/portcullis/workflows/planning"
 	"portcullis.dev/portcullis/workflows/story"
 )
@@ -138,7 +139,7 @@ func (r *rollout) refuse(ctx workflow.Context, err error) (contract.RolloutResul
 	r.note(ctx, "", "refused: "+r.state.Reason)
 	r.enter(ctx, contract.StateFailed)
 	r.count(ctx)
-	r.drain(ctx)
+	orders.Drain(ctx, r.log)
 	return contract.RolloutResult{}, r.refused
 }
 
@@ -353,7 +354,7 @@ func (r *rollout) finish(ctx workflow.Context) contract.RolloutResult {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	r.enter(ctx, r.state.State)
 	r.count(ctx)
-	r.drain(ctx)
+	orders.Drain(ctx, r.log)
 	return contract.RolloutResult{
 		Pipeline:     r.name,
 		Mode:         r.in.Mode,
@@ -372,14 +373,6 @@ func (r *rollout) revision() string {
 		return ""
 	}
 	return r.state.Plan.Revision.Commit
-}
-
-// drain waits for update handlers, so that none is cut off without an answer.
-func (r *rollout) drain(ctx workflow.Context) {
-	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
-		r.log.Warn("update handlers were not waited for", "error", err)
-	}
 }
 
 func (r *rollout) enter(ctx workflow.Context, state contract.State) {

@@ -1,0 +1,63 @@
+// Package orders has what is the same wherever people decide about a workflow that runs.
+package orders
+
+import (
+	"strings"
+
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/workflow"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/workflows/call"
+	"portcullis.dev/portcullis/workflows/contract"
+)
+
+// Answer sets an update with a result. May says why it is refused; it is asked again inside
+// the handler, for two updates can pass validation together.
+func Answer[A, R any](ctx workflow.Context, name, description string, may func(A) error, do func(workflow.Context, A) R) error {
+	handler := func(ctx workflow.Context, in A) (out R, err error) {
+		if err := may(in); err != nil {
+			return out, err
+		}
+		return do(ctx, in), nil
+	}
+	return workflow.SetUpdateHandlerWithOptions(ctx, name, handler, workflow.UpdateHandlerOptions{Validator: may, Description: description})
+}
+
+// Take is Answer without a result.
+func Take[A any](ctx workflow.Context, name, description string, may func(A) error, do func(workflow.Context, A)) error {
+	handler := func(ctx workflow.Context, in A) error {
+		if err := may(in); err != nil {
+			return err
+		}
+		do(ctx, in)
+		return nil
+	}
+	return workflow.SetUpdateHandlerWithOptions(ctx, name, handler, workflow.UpdateHandlerOptions{Validator: may, Description: description})
+}
+
+// By refuses what nobody decides.
+func By(who string) error {
+	if strings.TrimSpace(who) == "" {
+		return errs.Invalid("say who decides: by is empty")
+	}
+	return nil
+}
+
+// Seen tells whether an approval names the evidence with this hash. It is refused where it
+// names none.
+func Seen(d contract.Decision, hash string) (bool, error) {
+	if len(d.Evidence) < contract.MinEvidence {
+		return false, errs.Invalid("an approval names the evidence that was seen, with at least %d characters of its hash; it is %s",
+			contract.MinEvidence, call.Short(hash))
+	}
+	return strings.HasPrefix(hash, strings.ToLower(d.Evidence)), nil
+}
+
+// Drain waits for update handlers, so that none is cut off without an answer.
+func Drain(ctx workflow.Context, log log.Logger) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
+		log.Warn("update handlers were not waited for", "error", err)
+	}
+}
