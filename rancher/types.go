@@ -70,7 +70,28 @@ type Approvals struct {
 	// Timeout ends the rollout when the approvals have not come by then; 0
 	// means no limit.
 	Timeout metav1.Duration `json:"timeout,omitzero"`
+	// From says whose approvals count; empty means everyone's whom the pipeline
+	// names as a person, or everyone's where it names none.
+	From Approvers `json:"from,omitzero"`
+	// Exclude are those of them whose approval does not count for this revision.
+	Exclude []Exclusion `json:"exclude,omitempty"`
 }
+
+// Approvers are people, by name, and Slack user groups, by ID.
+type Approvers struct {
+	People []string `json:"people,omitempty"`
+	Groups []string `json:"groups,omitempty"`
+}
+
+// Exclusion keeps a person from approving because of what they have to do with the rollout.
+type Exclusion string
+
+const (
+	// ExcludeStarter is whoever started the rollout.
+	ExcludeStarter Exclusion = "starter"
+	// ExcludeAuthor is whoever wrote the revision, by the e-mail address in its commit.
+	ExcludeAuthor Exclusion = "author"
+)
 
 // Cluster is one downstream cluster as Rancher and Fleet know it.
 type Cluster struct {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"os"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -22,12 +23,17 @@ func LoadPipeline(file string) (contract.Pipeline, error) {
 
 // ParsePipeline is LoadPipeline on bytes; file is for messages alone.
 func ParsePipeline(file string, data []byte) (contract.Pipeline, error) {
+	return parsePipeline(file, data, time.Now())
+}
+
+// parsePipeline takes the time against which dates in the file are judged.
+func parsePipeline(file string, data []byte, now time.Time) (contract.Pipeline, error) {
 	var p contract.Pipeline
 	d, err := decode(file, data, &p)
 	if err != nil {
 		return contract.Pipeline{}, err
 	}
-	validatePipeline(d, &p)
+	validatePipeline(d, &p, now)
 	if err := d.found.sorted(); err != nil {
 		return contract.Pipeline{}, err
 	}
@@ -51,6 +57,9 @@ func SetPipelineDefaults(p *contract.Pipeline) {
 		setProtocol(&p.Spec.Probes[i].To)
 	}
 	p.Spec.ProbeTimings = p.Spec.ProbeTimings.WithDefaults()
+	if p.Spec.Drift != nil {
+		orElse(&p.Spec.Drift.Timezone, "UTC")
+	}
 }
 
 func setProtocol(to *probes.To) {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"portcullis.dev/portcullis/probes"
+	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
@@ -35,15 +36,53 @@ func TestGoodPipelineIsReadAndCompleted(t *testing.T) {
 	require.Equal(t, time.Second, p.Spec.ProbeTimings.Timeout.Duration)
 }
 
+func TestEverythingThatAPipelineCanSay(t *testing.T) {
+	p, err := LoadPipeline("testdata/full.yaml")
+	require.NoError(t, err)
+	require.Equal(t, contract.Person{Name: "alex", Slack: "U012AB3CD", Git: []string{"alex@example.com", "alex@example.org"}}, p.Spec.People[0])
+	approvals := p.Spec.Environments[2].Gate.Approvals
+	require.Equal(t, rancher.Approvers{People: []string{"alex", "sam"}, Groups: []string{"S012AB3CD"}}, approvals.From)
+	require.Equal(t, []rancher.Exclusion{rancher.ExcludeStarter, rancher.ExcludeAuthor}, approvals.Exclude)
+	require.Equal(t, 2*time.Hour, p.Spec.Slack.Escalation.After.Duration)
+	require.Equal(t, "2099-12-31", p.Spec.Drift.Ignore[0].Until)
+	require.Equal(t, 1, p.Spec.Drift.Correct.Approvals.Required)
+	p, err = LoadPipeline("testdata/good.yaml")
+	require.NoError(t, err)
+	require.Nil(t, p.Spec.Slack)
+	require.Nil(t, p.Spec.Drift)
+}
+
+// An ignore lasts to the end of its day, in UTC.
+func TestIgnoreEndsWithItsDay(t *testing.T) {
+	data, err := os.ReadFile("testdata/full.yaml")
+	require.NoError(t, err)
+	_, err = parsePipeline("p.yaml", data, time.Date(2099, 12, 31, 23, 59, 59, 0, time.UTC))
+	require.NoError(t, err)
+	_, err = parsePipeline("p.yaml", data, time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC))
+	require.ErrorContains(t, err, "spec.drift.ignore[0].until: 2099-12-31 is past")
+}
+
+func TestSchedules(t *testing.T) {
+	data, err := os.ReadFile("testdata/full.yaml")
+	require.NoError(t, err)
+	for _, schedule := range []string{"*/5 * * * *", "0 6 1,15 * *", "30 2 * jan-mar mon-fri", "0 6 29 2 *", "@daily", "@every 90m"} {
+		p, err := ParsePipeline("p.yaml", []byte(strings.Replace(string(data), "0 6 * * *", schedule, 1)))
+		require.NoError(t, err, schedule)
+		require.Equal(t, schedule, p.Spec.Drift.Schedule)
+	}
+}
+
 // A pipeline travels to the daemon as JSON; what arrives must be what was read.
 func TestPipelineSurvivesTheTrip(t *testing.T) {
-	p, err := LoadPipeline("testdata/good.yaml")
-	require.NoError(t, err)
-	raw, err := json.Marshal(p)
-	require.NoError(t, err)
-	var back contract.Pipeline
-	require.NoError(t, json.Unmarshal(raw, &back))
-	require.Equal(t, p, back)
+	for _, file := range []string{"testdata/good.yaml", "testdata/full.yaml"} {
+		p, err := LoadPipeline(file)
+		require.NoError(t, err)
+		raw, err := json.Marshal(p)
+		require.NoError(t, err)
+		var back contract.Pipeline
+		require.NoError(t, json.Unmarshal(raw, &back))
+		require.Equal(t, p, back)
+	}
 }
 
 func TestBadPipelinesAreRefusedWithThePlace(t *testing.T) {
@@ -95,7 +134,7 @@ func TestSecretsInARepoURLAreNotRepeated(t *testing.T) {
 func FuzzPipeline(f *testing.F) {
 	files, err := filepath.Glob("testdata/*/*.yaml")
 	require.NoError(f, err)
-	for _, file := range append(files, "testdata/good.yaml") {
+	for _, file := range append(files, "testdata/good.yaml", "testdata/full.yaml") {
 		data, err := os.ReadFile(file)
 		require.NoError(f, err)
 		f.Add(data)

@@ -22,6 +22,7 @@ type Server struct {
 	Git        Git      `json:"git,omitzero"`
 	Metrics    Metrics  `json:"metrics,omitzero"`
 	Log        Log      `json:"log,omitzero"`
+	Slack      Slack    `json:"slack,omitzero"`
 }
 
 // Rancher says how the daemon reaches Rancher.
@@ -99,6 +100,21 @@ type Log struct {
 	Format string `json:"format,omitempty"`
 }
 
+// Slack says how the daemon reaches Slack and is reached by it. Empty means not at all.
+type Slack struct {
+	// BotTokenFile holds the token (xoxb-) that messages are sent with.
+	BotTokenFile string `json:"botTokenFile,omitempty"`
+	// AppTokenFile holds the token (xapp-) of Socket Mode, which needs no inbound port.
+	AppTokenFile string `json:"appTokenFile,omitempty"`
+	// SigningSecretFile holds the secret that Slack signs its requests to Listen with.
+	SigningSecretFile string `json:"signingSecretFile,omitempty"`
+	// Listen is host:port for Slack's interactions; empty means none.
+	Listen string `json:"listen,omitempty"`
+}
+
+// On tells whether the daemon has Slack.
+func (s Slack) On() bool { return s != Slack{} }
+
 // LoadServer reads, completes and validates a server's file. Relative file
 // names in it are taken from the file's own directory.
 func LoadServer(file string) (Server, error) {
@@ -169,6 +185,7 @@ func resolveFiles(s *Server, dir string) {
 		&s.Rancher.TokenFile, &s.Rancher.CAFile,
 		&s.Temporal.APIKeyFile, &s.Temporal.TLS.CAFile, &s.Temporal.TLS.CertFile, &s.Temporal.TLS.KeyFile,
 		&s.Git.CacheDir, &s.Git.CAFile,
+		&s.Slack.BotTokenFile, &s.Slack.AppTokenFile, &s.Slack.SigningSecretFile,
 	} {
 		if *f != "" && !filepath.IsAbs(*f) {
 			*f = filepath.Join(dir, *f)
@@ -203,6 +220,22 @@ func validateServer(d *document, s *Server) {
 	d.oneOf("agent.pullPolicy", s.Agent.PullPolicy, "Always", "IfNotPresent", "Never")
 	d.oneOf("log.level", s.Log.Level, "debug", "info", "warn", "error")
 	d.oneOf("log.format", s.Log.Format, "text", "json")
+	validateSlackServer(d, s.Slack)
+}
+
+// validateSlackServer asks for at least one way in which Slack's buttons arrive.
+func validateSlackServer(d *document, s Slack) {
+	if !s.On() {
+		return
+	}
+	d.required("slack.botTokenFile", s.BotTokenFile)
+	d.hostPort("slack.listen", s.Listen)
+	switch {
+	case (s.Listen == "") != (s.SigningSecretFile == ""):
+		d.fail("slack", "has one of listen and signingSecretFile; they go together")
+	case s.AppTokenFile == "" && s.Listen == "":
+		d.fail("slack", "has no way in for what people press: give appTokenFile for Socket Mode, or listen and signingSecretFile")
+	}
 }
 
 func validateRancherURL(d *document, raw string) {

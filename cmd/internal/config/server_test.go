@@ -24,6 +24,10 @@ func TestServerIsReadAndCompleted(t *testing.T) {
 	require.Equal(t, "portcullis", s.Temporal.TaskQueue)
 	require.False(t, s.Temporal.TLS.On())
 	require.Empty(t, s.Metrics.Listen)
+	require.False(t, s.Slack.On())
+	s, err = ParseServer("/etc/portcullis/server.yaml", []byte("slack: {botTokenFile: bot, appTokenFile: app, signingSecretFile: /run/secret, listen: 0.0.0.0:8085}"))
+	require.NoError(t, err)
+	require.Equal(t, Slack{"/etc/portcullis/bot", "/etc/portcullis/app", "/run/secret", "0.0.0.0:8085"}, s.Slack)
 }
 
 func TestBadServersAreRefusedWithThePlace(t *testing.T) {
@@ -36,6 +40,10 @@ func TestBadServersAreRefusedWithThePlace(t *testing.T) {
 		"pull policy":    {"agent: {pullPolicy: ifnotpresent}", `s.yaml:1:9: agent.pullPolicy: "ifnotpresent" is none of Always, IfNotPresent, Never; did you mean "IfNotPresent"?`},
 		"log level":      {"log: {level: verbose}", `s.yaml:1:7: log.level: "verbose" is none of debug, info, warn, error`},
 		"kind":           {"kind: Pipeline", `s.yaml:1:1: kind: is "Pipeline"; this Portcullis reads "Server"`},
+		"slack token":    {"slack: {appTokenFile: app}", `s.yaml:1:1: slack.botTokenFile: is required`},
+		"slack way in":   {"slack: {botTokenFile: bot}", `s.yaml:1:1: slack: has no way in for what people press: give appTokenFile for Socket Mode, or listen and signingSecretFile`},
+		"slack secret":   {"slack: {botTokenFile: bot, appTokenFile: app, listen: ':8085'}", `s.yaml:1:1: slack: has one of listen and signingSecretFile; they go together`},
+		"slack listen":   {"slack: {botTokenFile: bot, signingSecretFile: s, listen: slack}", `s.yaml:1:50: slack.listen: "slack" is not host:port`},
 		"port as number": {"metrics: {listen: 9090}", `s.yaml:1:19: metrics.listen: wants text and has a number; put it in quotes: "9090"`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 
 // validatePipeline finds everything that can be seen from the file alone. What
 // depends on clusters or on Git is found when a rollout is planned.
-func validatePipeline(d *document, p *contract.Pipeline) {
+func validatePipeline(d *document, p *contract.Pipeline, now time.Time) {
 	d.constant("apiVersion", p.APIVersion, contract.APIVersion)
 	d.constant("kind", p.Kind, contract.Kind)
 	d.label("metadata.name", p.Metadata.Name)
@@ -26,6 +26,12 @@ func validatePipeline(d *document, p *contract.Pipeline) {
 	validateProbes(d, p.Spec.Probes, p.Spec.ProbeTimings)
 	d.oneOf("spec.rollback.scope", string(p.Spec.Rollback.Scope),
 		string(contract.ScopeEnvironment), string(contract.ScopeRollout))
+	validatePeople(d, p.Spec.People)
+	for i := range p.Spec.Environments {
+		validateApprovals(d, join(index("spec.environments", i), "gate.approvals"), &p.Spec.Environments[i].Gate.Approvals, &p.Spec)
+	}
+	validateSlack(d, p.Spec.Slack)
+	validateDrift(d, p.Spec.Drift, &p.Spec, now)
 }
 
 func validateSource(d *document, s *rancher.Source) {
@@ -150,11 +156,6 @@ func validateWaves(d *document, environment string, e *rancher.Environment) {
 func validateGate(d *document, at string, g *rancher.Gate) {
 	d.notBelowZero(join(at, "soak"), g.Soak)
 	d.notBelowZero(join(at, "settleTimeout"), g.SettleTimeout)
-	d.notNegative(join(at, "approvals.required"), g.Approvals.Required)
-	d.notBelowZero(join(at, "approvals.timeout"), g.Approvals.Timeout)
-	if g.Approvals.Timeout.Duration > 0 && g.Approvals.Required == 0 {
-		d.fail(join(at, "approvals.timeout"), "has no effect while approvals.required is 0")
-	}
 }
 
 // unique remembers where each name stood first.
