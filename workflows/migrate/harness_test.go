@@ -4,22 +4,20 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 )
 
@@ -34,7 +32,7 @@ type run struct {
 
 	mu      sync.Mutex
 	hooks   []*hook
-	updates map[string]error
+	updates harness.Updates
 	// runs counts the continue-as-new.
 	runs  int
 	timed []*timed
@@ -65,7 +63,7 @@ func newRun(t *testing.T, nodes ...string) *run {
 // attach makes a run on a world that is there, as after a continue-as-new.
 func attach(t *testing.T, w *world.World, c *world.Canal) *run {
 	t.Helper()
-	r := &run{t: t, w: w, c: c, updates: map[string]error{}}
+	r := &run{t: t, w: w, c: c}
 	r.renew()
 	w.Hook = r.hook
 	return r
@@ -74,7 +72,7 @@ func attach(t *testing.T, w *world.World, c *world.Canal) *run {
 // renew makes the environment of another run, at the time at which the last ended.
 func (r *run) renew() {
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(quiet{})
+	suite.SetLogger(harness.Quiet{})
 	old := r.env
 	r.env = suite.NewTestWorkflowEnvironment()
 	if old != nil {
@@ -202,24 +200,7 @@ func (r *run) abort() func(context.Context) error {
 	return r.update(contract.UpdateAbort, "abort", contract.Order{By: "bob", Why: "smells"})
 }
 
-func (r *run) send(update, id string, arg any) {
-	args := []any{arg}
-	if arg == nil {
-		args = nil
-	}
-	r.set(id, fmt.Errorf("update %s had no answer", id))
-	r.env.UpdateWorkflow(update, id, &testsuite.TestUpdateCallback{
-		OnAccept:   func() {},
-		OnReject:   func(err error) { r.set(id, err) },
-		OnComplete: func(_ any, err error) { r.set(id, err) },
-	}, args...)
-}
-
-func (r *run) set(id string, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.updates[id] = err
-}
+func (r *run) send(update, id string, arg any) { r.updates.Send(r.env, update, id, arg) }
 
 // after sends an update at a time of the workflow's clock.
 func (r *run) after(d time.Duration, update, id string, arg func() any) {
@@ -234,16 +215,7 @@ func (r *run) at(d time.Duration, f func(s contract.MigrateStatus)) {
 func by(who string) func() any { return func() any { return contract.Order{By: who} } }
 
 func (r *run) status() contract.MigrateStatus {
-	v, err := r.env.QueryWorkflow(contract.QueryStatus)
-	if err != nil {
-		r.t.Errorf("query: %v", err)
-		return contract.MigrateStatus{}
-	}
-	var s contract.MigrateStatus
-	if err := v.Get(&s); err != nil {
-		r.t.Errorf("query: %v", err)
-	}
-	return s
+	return harness.Status[contract.MigrateStatus](r.t, r.env)
 }
 
 // vote approves what the gate shows.
@@ -299,7 +271,7 @@ func (r *run) execute(in contract.MigrateInput) error {
 		if !r.env.IsWorkflowCompleted() {
 			r.t.Fatal("the workflow did not end")
 		}
-		next, again := carried(r.t, r.env.GetWorkflowError())
+		next, again := harness.Carried[contract.MigrateInput](r.t, r.env.GetWorkflowError())
 		if !again {
 			return r.env.GetWorkflowError()
 		}
@@ -370,16 +342,7 @@ func (r *run) want(out contract.MigrateResult, state contract.State, left string
 
 func (r *run) wantCalls(want ...string) {
 	r.t.Helper()
-	calls := r.w.Calls()
-	i := 0
-	for _, c := range calls {
-		if i < len(want) && strings.HasPrefix(c, want[i]) {
-			i++
-		}
-	}
-	if i < len(want) {
-		r.t.Errorf("no %q (in this order) among\n%s", want[i], strings.Join(calls, "\n"))
-	}
+	harness.WantCalls(r.t, r.w.Calls(), want...)
 }
 
 func (r *run) count(prefix string) int {
@@ -394,17 +357,7 @@ func (r *run) count(prefix string) int {
 
 func (r *run) wantUpdate(id, kind string) {
 	r.t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	err, sent := r.updates[id]
-	switch {
-	case !sent:
-		r.t.Errorf("update %s was never sent", id)
-	case kind == "" && err != nil:
-		r.t.Errorf("update %s: %v", id, err)
-	case kind != "" && errs.TypeOf(err) != kind:
-		r.t.Errorf("update %s: %v (type %q), want type %s", id, err, errs.TypeOf(err), kind)
-	}
+	r.updates.Want(r.t, id, kind)
 }
 
 func logOf(out contract.MigrateResult) string {
@@ -413,25 +366,4 @@ func logOf(out contract.MigrateResult) string {
 		fmt.Fprintf(&b, "%s %s %s\n", l.At.Format("15:04:05"), l.Environment, l.Message)
 	}
 	return b.String()
-}
-
-type quiet struct{}
-
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}
-
-// carried reads the input of a continue-as-new; false where err is none.
-func carried(t *testing.T, err error) (contract.MigrateInput, bool) {
-	t.Helper()
-	var in contract.MigrateInput
-	var next *workflow.ContinueAsNewError
-	if !errors.As(err, &next) {
-		return in, false
-	}
-	if err := converter.GetDefaultDataConverter().FromPayloads(next.Input, &in); err != nil {
-		t.Fatal(err)
-	}
-	return in, true
 }

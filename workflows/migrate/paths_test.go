@@ -16,6 +16,7 @@ import (
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/migrate"
 )
 
@@ -325,7 +326,7 @@ func TestWhatIsCarried(t *testing.T) {
 	}
 	in.Plan = planned.Hash
 	r.env.ExecuteWorkflow(contract.MigrateWorkflow, in)
-	next, again := carried(t, r.env.GetWorkflowError())
+	next, again := harness.Carried[contract.MigrateInput](t, r.env.GetWorkflowError())
 	switch {
 	case !again:
 		t.Fatal("it did not continue as new")

@@ -2,26 +2,24 @@ package promote_test
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 )
 
 func environment(w *world.World) *testsuite.TestWorkflowEnvironment {
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(quiet{})
+	suite.SetLogger(harness.Quiet{})
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetTestTimeout(20 * time.Second)
 	workflows.Register(env)
@@ -63,14 +61,11 @@ func walk(t *testing.T, w *world.World, in contract.PromoteInput) (contract.Prom
 			return nil
 		}
 		env.ExecuteWorkflow(contract.PromoteWorkflow, in)
-		var again *workflow.ContinueAsNewError
-		if !errors.As(env.GetWorkflowError(), &again) {
+		next, again := harness.Carried[contract.PromoteInput](t, env.GetWorkflowError())
+		if !again {
 			return result(t, env), runs
 		}
-		in = contract.PromoteInput{}
-		if err := converter.GetDefaultDataConverter().FromPayloads(again.Input, &in); err != nil {
-			t.Fatal(err)
-		}
+		in = next
 	}
 }
 
@@ -195,10 +190,3 @@ func TestStatusWhileUnderWay(t *testing.T) {
 		t.Errorf("%d writes", w.Writes())
 	}
 }
-
-type quiet struct{}
-
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}

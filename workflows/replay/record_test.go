@@ -27,6 +27,7 @@ import (
 
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 )
 
@@ -238,7 +239,7 @@ func TestScale(t *testing.T) {
 
 func dial(t *testing.T) client.Client {
 	t.Helper()
-	c, err := client.Dial(client.Options{HostPort: *record, Identity: "recorder", Logger: quiet{}})
+	c, err := client.Dial(client.Options{HostPort: *record, Identity: "recorder", Logger: harness.Quiet{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -444,10 +445,3 @@ func write(t *testing.T, file string, h *historypb.History) {
 		t.Fatal(err)
 	}
 }
-
-type quiet struct{}
-
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}

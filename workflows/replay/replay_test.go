@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"portcullis.dev/portcullis/workflows"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 )
 
 var record = flag.String("record", "", "address of a Temporal server: record histories there")
@@ -44,7 +45,7 @@ func TestReplay(t *testing.T) {
 				t.Fatal(err)
 			}
 			workflows.Register(replayer)
-			if err := replayer.ReplayWorkflowHistory(quiet{}, history); err != nil {
+			if err := replayer.ReplayWorkflowHistory(harness.Quiet{}, history); err != nil {
 				t.Error(err)
 			}
 		})

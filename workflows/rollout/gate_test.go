@@ -5,10 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"go.temporal.io/sdk/workflow"
-
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 )
 
@@ -36,11 +35,11 @@ func TestApproved(t *testing.T) {
 	r.wantUpdate("short", errs.TypeInvalid)
 	r.wantUpdate("wrong", errs.TypeConflict)
 	r.wantUpdate("bob", "")
-	if err := r.updates["wrong"]; err == nil || !strings.Contains(err.Error(), "evidence has changed: it is now ") {
+	if err := r.updates.Err("wrong"); err == nil || !strings.Contains(err.Error(), "evidence has changed: it is now ") {
 		t.Errorf("wrong evidence: %v", err)
 	}
-	if g, ok := r.values["ann"].(contract.GateState); !ok || len(g.Votes) != 1 || g.Required != 2 {
-		t.Errorf("approve returned %+v", r.values["ann"])
+	if g, ok := r.updates.Value("ann").(contract.GateState); !ok || len(g.Votes) != 1 || g.Required != 2 {
+		t.Errorf("approve returned %+v", r.updates.Value("ann"))
 	}
 	// The gate measured; the promotion did not have to do it again before it wrote.
 	r.wantCalls("MarkVerified policies-dev", "EnsureAgent prod", "Measure baseline prod", "Stage policies-prod-wave0")
@@ -169,13 +168,9 @@ func TestContinueAsNewAtTheGate(t *testing.T) {
 	r.after(time.Minute, contract.UpdateApprove, "ann", r.vote("ann"))
 	r.env.RegisterDelayedCallback(func() { r.env.SetContinueAsNewSuggested(true) }, 2*time.Minute)
 	r.env.ExecuteWorkflow(contract.RolloutWorkflow, r.input())
-	var next *workflow.ContinueAsNewError
-	if err := r.env.GetWorkflowError(); !errorsAs(err, &next) {
-		t.Fatalf("want continue-as-new, have %v", err)
-	}
-	var in contract.RolloutInput
-	if err := decode(next, &in); err != nil {
-		t.Fatal(err)
+	in, continued := harness.Carried[contract.RolloutInput](t, r.env.GetWorkflowError())
+	if !continued {
+		t.Fatalf("want continue-as-new, have %v", r.env.GetWorkflowError())
 	}
 	if in.Carried == nil || in.Carried.Gate == nil || len(in.Carried.Gate.Votes) != 1 || len(in.Baselines["prod"]) == 0 {
 		t.Fatalf("carried %+v", in.Carried)

@@ -2,20 +2,18 @@ package rollout_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 )
 
@@ -27,8 +25,7 @@ type run struct {
 
 	mu      sync.Mutex
 	hooks   []*hook
-	updates map[string]error
-	values  map[string]any
+	updates harness.Updates
 }
 
 type hook struct {
@@ -40,8 +37,8 @@ type hook struct {
 func newRun(t *testing.T, w *world.World) *run {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(quiet{})
-	r := &run{t: t, w: w, env: suite.NewTestWorkflowEnvironment(), updates: map[string]error{}, values: map[string]any{}}
+	suite.SetLogger(harness.Quiet{})
+	r := &run{t: t, w: w, env: suite.NewTestWorkflowEnvironment()}
 	r.env.SetTestTimeout(20 * time.Second)
 	workflows.Register(r.env)
 	w.Register(r.env)
@@ -104,29 +101,7 @@ func (r *run) update(name, id string, arg any) func(context.Context) error {
 	}
 }
 
-func (r *run) send(name, id string, arg any) {
-	args := []any{arg}
-	if arg == nil {
-		args = nil
-	}
-	r.set(id, fmt.Errorf("update %s had no answer", id))
-	r.env.UpdateWorkflow(name, id, &testsuite.TestUpdateCallback{
-		OnAccept: func() {},
-		OnReject: func(err error) { r.set(id, err) },
-		OnComplete: func(v any, err error) {
-			r.set(id, err)
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.values[id] = v
-		},
-	}, args...)
-}
-
-func (r *run) set(id string, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.updates[id] = err
-}
+func (r *run) send(name, id string, arg any) { r.updates.Send(r.env, name, id, arg) }
 
 // after sends an update at a time of the workflow's clock.
 func (r *run) after(d time.Duration, name, id string, arg func() any) {
@@ -134,16 +109,7 @@ func (r *run) after(d time.Duration, name, id string, arg func() any) {
 }
 
 func (r *run) status() contract.RolloutStatus {
-	v, err := r.env.QueryWorkflow(contract.QueryStatus)
-	if err != nil {
-		r.t.Errorf("query: %v", err)
-		return contract.RolloutStatus{}
-	}
-	var s contract.RolloutStatus
-	if err := v.Get(&s); err != nil {
-		r.t.Errorf("query: %v", err)
-	}
-	return s
+	return harness.Status[contract.RolloutStatus](r.t, r.env)
 }
 
 // vote approves what the gate shows now.
@@ -228,16 +194,7 @@ func (r *run) wantLive(env, revision string) {
 
 func (r *run) wantCalls(want ...string) {
 	r.t.Helper()
-	calls := r.w.Calls()
-	i := 0
-	for _, c := range calls {
-		if i < len(want) && strings.HasPrefix(c, want[i]) {
-			i++
-		}
-	}
-	if i < len(want) {
-		r.t.Errorf("no %q (in this order) among\n%s", want[i], strings.Join(calls, "\n"))
-	}
+	harness.WantCalls(r.t, r.w.Calls(), want...)
 }
 
 func (r *run) wantNoCall(prefix string) {
@@ -251,17 +208,7 @@ func (r *run) wantNoCall(prefix string) {
 
 func (r *run) wantUpdate(id, kind string) {
 	r.t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	err, sent := r.updates[id]
-	switch {
-	case !sent:
-		r.t.Errorf("update %s was never sent", id)
-	case kind == "" && err != nil:
-		r.t.Errorf("update %s: %v", id, err)
-	case kind != "" && errs.TypeOf(err) != kind:
-		r.t.Errorf("update %s: %v (type %q), want type %s", id, err, errs.TypeOf(err), kind)
-	}
+	r.updates.Want(r.t, id, kind)
 }
 
 func logOf(out contract.RolloutResult) string {
@@ -277,18 +224,4 @@ func logOf(out contract.RolloutResult) string {
 		}
 	}
 	return b.String()
-}
-
-type quiet struct{}
-
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}
-
-func errorsAs(err error, target any) bool { return errors.As(err, target) }
-
-// decode reads the input of a continue-as-new.
-func decode(err *workflow.ContinueAsNewError, in any) error {
-	return converter.GetDefaultDataConverter().FromPayloads(err.Input, in)
 }

@@ -33,8 +33,8 @@ func TestPass(t *testing.T) {
 	out := r.do(r.input())
 	r.wantState(out, contract.StateVerified, contract.StateVerified, contract.StateVerified, contract.StateVerified)
 	r.wantUpdate("planned", "")
-	if plan, ok := r.values["planned"].(contract.RolloutPlan); !ok || plan.Revision.Commit != world.New {
-		t.Errorf("planned returned %v", r.values["planned"])
+	if plan, ok := r.updates.Value("planned").(contract.RolloutPlan); !ok || plan.Revision.Commit != world.New {
+		t.Errorf("planned returned %v", r.updates.Value("planned"))
 	}
 	for _, env := range []string{"dev", "staging", "prod"} {
 		r.wantLive(env, world.New)
