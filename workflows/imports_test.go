@@ -44,7 +44,7 @@ var rules = []rule{
 	{
 		// Workflow code proper: it must be deterministic, so that it touches nothing but these.
 		folder:  "workflows",
-		inside:  []string{"workflows/", "activities/errs", "activities/source", "activities/deliver", "activities/verify", "activities/preflight", "activities/migrate", "rancher", "probes", "probes/preflight", "probes/migration"},
+		inside:  []string{"workflows/", "activities/errs", "activities/source", "activities/deliver", "activities/verify", "activities/preflight", "activities/migrate", "activities/slack", "rancher", "probes", "probes/preflight", "probes/migration"},
 		outside: []string{"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/log", "go.temporal.io/api/enums/v1"},
 		why:     "workflow code imports the SDK's workflow, temporal and log, contract, pure packages, and activities for their types",
 	},

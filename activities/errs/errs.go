@@ -33,6 +33,12 @@ const (
 	// TypePreflight: a preflight, or the plan that follows from it, found something
 	// that must be mended first; nothing was changed.
 	TypePreflight = "PreflightFailed"
+	// TypeApproved: the same person has approved the same evidence before.
+	TypeApproved = "AlreadyApproved"
+	// TypeLate: what was to be decided is decided already.
+	TypeLate = "TooLate"
+	// TypeNotEntitled: the person may not decide this.
+	TypeNotEntitled = "NotEntitled"
 )
 
 func final(kind string, cause error, format string, args ...any) error {
@@ -65,6 +71,17 @@ func Failed(format string, args ...any) error { return final(TypeFailed, nil, fo
 
 // Preflight says what a preflight found that must be mended first.
 func Preflight(format string, args ...any) error { return final(TypePreflight, nil, format, args...) }
+
+// Approved says that a person has approved already.
+func Approved(format string, args ...any) error { return final(TypeApproved, nil, format, args...) }
+
+// Late says that there is nothing left to decide.
+func Late(format string, args ...any) error { return final(TypeLate, nil, format, args...) }
+
+// NotEntitled says why a person may not decide.
+func NotEntitled(format string, args ...any) error {
+	return final(TypeNotEntitled, nil, format, args...)
+}
 
 // Unavailable says that it may work later. It is the only retryable one.
 func Unavailable(format string, args ...any) error {

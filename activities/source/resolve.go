@@ -41,7 +41,7 @@ func (c *clone) resolve(ref string) (*Revision, error) {
 		return nil, errs.Invalid("revision %s is not on branch %s of %s; %s", shown(ref, commit), c.source.Branch, c.shown(), c.where(commit))
 	}
 	subject, _, _ := strings.Cut(strings.TrimSpace(commit.Message), "\n")
-	return &Revision{Commit: commit.Hash.String(), Subject: subject, Author: commit.Author.Name, Time: commit.Committer.When.UTC()}, nil
+	return &Revision{Commit: commit.Hash.String(), Subject: subject, Author: commit.Author.Name, Email: commit.Author.Email, Time: commit.Committer.When.UTC()}, nil
 }
 
 func shown(ref string, commit *object.Commit) string {

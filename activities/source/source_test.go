@@ -143,7 +143,7 @@ func TestResolve(t *testing.T) {
 					t.Errorf("%q is not in %q", s, errs.Message(err))
 				}
 			}
-			if tc.want != "" && (got.Commit != tc.want || got.Author != "Ada" || strings.Contains(got.Subject, "\n")) {
+			if tc.want != "" && (got.Commit != tc.want || got.Author != "Ada" || got.Email != "ada@example.com" || strings.Contains(got.Subject, "\n")) {
 				t.Errorf("got %+v", got)
 			}
 		})

@@ -19,10 +19,12 @@ type ResolveInput struct {
 
 // Revision is a full commit that was found on the branch.
 type Revision struct {
-	Commit  string    `json:"commit"`
-	Subject string    `json:"subject"`
-	Author  string    `json:"author"`
-	Time    time.Time `json:"time"`
+	Commit  string `json:"commit"`
+	Subject string `json:"subject"`
+	Author  string `json:"author"`
+	// Email is the author's address, as the commit has it.
+	Email string    `json:"email,omitempty"`
+	Time  time.Time `json:"time"`
 }
 
 // InspectInput asks for lint findings in Commit, and for what changed since each of Since.

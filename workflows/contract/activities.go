@@ -28,4 +28,7 @@ const (
 	ActUndo         = "migrate.Undo"
 	ActNodes        = "migrate.Nodes"
 	ActRequirements = "migrate.Requirements"
+
+	// ActResolveGroups takes a slack.GroupsInput and returns slack.Groups.
+	ActResolveGroups = "slack.ResolveGroups"
 )

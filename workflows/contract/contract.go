@@ -97,8 +97,11 @@ type RolloutInput struct {
 	// Ref is a full commit, a tag or a branch; empty means the branch's head.
 	Ref string `json:"ref,omitempty"`
 	// StartedBy is who asked; it is recorded, not authenticated, by the command line.
-	StartedBy     string `json:"startedBy"`
-	AfterRollback bool   `json:"afterRollback,omitempty"`
+	StartedBy string `json:"startedBy"`
+	// Via and Known are those of StartedBy, as in a Decision.
+	Via           Via   `json:"via,omitempty"`
+	Known         Known `json:"known,omitempty"`
+	AfterRollback bool  `json:"afterRollback,omitempty"`
 	// Environments limits a rollback; empty means all.
 	Environments []string `json:"environments,omitempty"`
 	// Reason is why, for a rollback by hand.
@@ -157,6 +160,7 @@ type RolloutState struct {
 	Paused       *Order             `json:"paused,omitempty"`
 	Gate         *GateState         `json:"gate,omitempty"`
 	Log          []LogEntry         `json:"log,omitempty"`
+	Audit        Audit              `json:"audit,omitzero"`
 }
 
 // EnvironmentState is one environment's line in the status.
@@ -164,16 +168,6 @@ type EnvironmentState struct {
 	Name   string         `json:"name"`
 	State  State          `json:"state"`
 	Result *PromoteResult `json:"result,omitempty"`
-}
-
-// GateState is an approval gate that waits.
-type GateState struct {
-	Environment string     `json:"environment"`
-	Required    int        `json:"required"`
-	Evidence    Evidence   `json:"evidence"`
-	Votes       []Decision `json:"votes,omitempty"`
-	Since       time.Time  `json:"since"`
-	Deadline    time.Time  `json:"deadline,omitzero"`
 }
 
 // Evidence is what an approver approves. Hash is over the rest.
@@ -188,22 +182,6 @@ type Evidence struct {
 	// Baseline maps each cluster of this environment to the hash of its flows before the change.
 	Baseline map[string]string `json:"baseline,omitempty"`
 	Hash     string            `json:"hash"`
-}
-
-// Decision is one vote.
-type Decision struct {
-	By  string `json:"by"`
-	Why string `json:"why,omitempty"`
-	// Evidence is the hash that was seen; a prefix of at least 12 characters is accepted.
-	Evidence string    `json:"evidence,omitempty"`
-	At       time.Time `json:"at,omitzero"`
-}
-
-// Order is a pause, resume or abort: who and why.
-type Order struct {
-	By  string    `json:"by"`
-	Why string    `json:"why,omitempty"`
-	At  time.Time `json:"at,omitzero"`
 }
 
 // LogEntry is one line of the rollout's story.
@@ -228,6 +206,7 @@ type RolloutResult struct {
 	Reason       string             `json:"reason,omitempty"`
 	Environments []EnvironmentState `json:"environments"`
 	Log          []LogEntry         `json:"log,omitempty"`
+	Audit        Audit              `json:"audit,omitzero"`
 	StartedAt    time.Time          `json:"startedAt"`
 	FinishedAt   time.Time          `json:"finishedAt"`
 }

@@ -31,6 +31,9 @@ const (
 	exitNotPassed   = 9
 	exitPreflight   = 10
 	exitUnknown     = 11
+	exitApproved    = 12
+	exitLate        = 13
+	exitNotEntitled = 14
 	exitInterrupted = 130
 )
 
@@ -50,6 +53,9 @@ var exitTable = []struct {
 	{exitNotPassed, "it ended without success: rolled back, rejected, aborted, failed, on Canal again; or probes did not pass"},
 	{exitPreflight, "a preflight, or the plan of a migration, found something that must be mended first; nothing was changed"},
 	{exitUnknown, "a preflight could not find out everything that must be known; nothing that it found failed"},
+	{exitApproved, "that person has approved the same evidence already; one person has one vote"},
+	{exitLate, "what was to be decided is decided: the gate is open or its time is over, or the rollout has ended"},
+	{exitNotEntitled, "that person may not decide this: not among those who may, or excluded because they started it or wrote it"},
 	{exitInterrupted, "interrupted; a rollout or migration goes on without the command that watched it"},
 }
 
@@ -94,6 +100,9 @@ var codeOfType = map[string]int{
 	errs.TypeDeadline:    exitUnavailable,
 	errs.TypeFailed:      exitNotPassed,
 	errs.TypePreflight:   exitPreflight,
+	errs.TypeApproved:    exitApproved,
+	errs.TypeLate:        exitLate,
+	errs.TypeNotEntitled: exitNotEntitled,
 }
 
 // exitCode decides by the error's type.
