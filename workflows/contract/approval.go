@@ -17,8 +17,9 @@ type GateState struct {
 
 // Voters are those whose approval counts at one gate.
 type Voters struct {
-	// People are their names, without those who are excluded. With no people and no
-	// groups everyone may approve.
+	// Anyone is set where the pipeline names nobody: whoever can send an approval may.
+	Anyone bool `json:"anyone,omitempty"`
+	// People are their names, without those who are excluded.
 	People []string `json:"people,omitempty"`
 	Groups []Group  `json:"groups,omitempty"`
 	// Excluded are those who may not, though they are named or in a group.
@@ -33,8 +34,8 @@ type Group struct {
 	// Members are the IDs of its Slack users, sorted, as they were At; zero is never.
 	Members []string  `json:"members,omitempty"`
 	At      time.Time `json:"at,omitzero"`
-	// Error is why it is not known who is in it now. Nobody is let in by it then;
-	// who was before stays.
+	// Error is why it is not known who is in it now. Nobody is let in by it then; an
+	// approval that was given before stands.
 	Error string `json:"error,omitempty"`
 }
 

@@ -120,6 +120,16 @@ func Read(ctx workflow.Context, summary string) workflow.Context {
 	})
 }
 
+// Ask suits a question that is worth little waiting: it is asked again later.
+func Ask(ctx workflow.Context, summary string) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout:    30 * time.Second,
+		ScheduleToCloseTimeout: 45 * time.Second,
+		RetryPolicy:            retry(5 * time.Second),
+		Summary:                summary,
+	})
+}
+
 // Git suits work that may have to clone a repository.
 func Git(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{

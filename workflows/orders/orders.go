@@ -8,15 +8,19 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
-	"portcullis.dev/portcullis/workflows/call"
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
 // Answer sets an update with a result. May says why it is refused; it is asked again inside
-// the handler, for two updates can pass validation together.
-func Answer[A, R any](ctx workflow.Context, name, description string, may func(A) error, do func(workflow.Context, A) R) error {
+// the handler, for two updates can pass validation together. What is refused there, and so
+// stands in the history, refused is told of.
+func Answer[A, R any](ctx workflow.Context, name, description string, may func(A) error, do func(workflow.Context, A) R, refused ...func(workflow.Context, A, error)) error {
 	handler := func(ctx workflow.Context, in A) (out R, err error) {
 		if err := may(in); err != nil {
+			for _, tell := range refused {
+				tell(ctx, in, err)
+			}
 			return out, err
 		}
 		return do(ctx, in), nil
@@ -25,9 +29,12 @@ func Answer[A, R any](ctx workflow.Context, name, description string, may func(A
 }
 
 // Take is Answer without a result.
-func Take[A any](ctx workflow.Context, name, description string, may func(A) error, do func(workflow.Context, A)) error {
+func Take[A any](ctx workflow.Context, name, description string, may func(A) error, do func(workflow.Context, A), refused ...func(workflow.Context, A, error)) error {
 	handler := func(ctx workflow.Context, in A) error {
 		if err := may(in); err != nil {
+			for _, tell := range refused {
+				tell(ctx, in, err)
+			}
 			return err
 		}
 		do(ctx, in)
@@ -46,13 +53,7 @@ func By(who string) error {
 
 // Seen tells whether an approval names the evidence with this hash. It is refused where it
 // names none.
-func Seen(d contract.Decision, hash string) (bool, error) {
-	if len(d.Evidence) < contract.MinEvidence {
-		return false, errs.Invalid("an approval names the evidence that was seen, with at least %d characters of its hash; it is %s",
-			contract.MinEvidence, call.Short(hash))
-	}
-	return strings.HasPrefix(hash, strings.ToLower(d.Evidence)), nil
-}
+func Seen(d contract.Decision, hash string) (bool, error) { return approval.Seen(d, hash) }
 
 // Drain waits for update handlers, so that none is cut off without an answer.
 func Drain(ctx workflow.Context, log log.Logger) {

@@ -13,7 +13,7 @@ import (
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/rancher"
-	"portcullis.dev/portcullis/workflows/call"
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/evidence"
 	"portcullis.dev/portcullis/workflows/measure"
@@ -44,25 +44,35 @@ func (r *rollout) gate(ctx workflow.Context, i int) error {
 	defer func() { r.state.Gate = nil }()
 	for {
 		next, enough := at.Add(options.GateRefresh), r.agreed
-		if err != nil {
+		retry := workflow.Now(ctx).Add(options.GateRetry)
+		switch {
+		case err != nil:
 			// Without evidence no vote opens the gate; it looks again sooner.
-			next, enough = workflow.Now(ctx).Add(options.GateRetry), never
+			next, enough = retry, never
+		case approval.Unresolved(r.state.Gate.Voters) && retry.Before(next):
+			next = retry
 		}
 		if err := r.await(spec, next, enough); err != nil {
 			return err
 		}
 		now := workflow.Now(ctx)
-		if deadline := r.state.Gate.Deadline; !deadline.IsZero() && !now.Before(deadline) {
-			return &rejected{line: fmt.Sprintf("only %d of %s came within %s",
-				len(r.state.Gate.Votes), story.Count(r.state.Gate.Required, "approval"), spec.Gate.Approvals.Timeout.Duration)}
+		if r.expired(now) {
+			line := fmt.Sprintf("only %d of %s came within %s", r.counted(), story.Count(r.state.Gate.Required, "approval"), spec.Gate.Approvals.Timeout.Duration)
+			r.became(ctx, contract.AuditEntry{What: contract.AuditExpired, Environment: spec.Name, Why: line, Evidence: r.state.Gate.Evidence.Hash})
+			return &rejected{line: line}
 		}
 		fresh := err == nil && now.Sub(at) < options.GateFresh
 		if r.agreed() && fresh {
-			r.note(ctx, spec.Name, "gate open, evidence "+call.Short(r.state.Gate.Evidence.Hash))
+			r.opened(ctx)
 			return nil
 		}
 		if !r.agreed() && r.mayContinueAsNew(ctx) {
 			return r.continueAsNew(ctx)
+		}
+		if err == nil && !r.agreed() && now.Before(at.Add(options.GateRefresh)) && approval.Unresolved(r.state.Gate.Voters) {
+			// It was time to ask Slack again, and not to measure.
+			r.regroup(ctx, i)
+			continue
 		}
 		if at, err = r.again(ctx, i, at); r.work.Err() != nil {
 			return r.work.Err()
@@ -72,7 +82,15 @@ func (r *rollout) gate(ctx workflow.Context, i int) error {
 
 // agreed is true when the votes suffice and nothing holds the gate shut.
 func (r *rollout) agreed() bool {
-	return len(r.state.Gate.Votes) >= r.state.Gate.Required && r.state.Paused == nil
+	return r.counted() >= r.state.Gate.Required && r.state.Paused == nil
+}
+
+// expired is true when the gate's time is over. Approvals that came in time are not
+// lost because the evidence is still to be measured again.
+func (r *rollout) expired(now time.Time) bool {
+	deadline := r.state.Gate.Deadline
+	over := !deadline.IsZero() && !now.Before(deadline)
+	return over && !(r.rules && r.counted() >= r.state.Gate.Required)
 }
 
 func never() bool { return false }
@@ -80,11 +98,12 @@ func never() bool { return false }
 // await waits for enough votes, the next look at the evidence, or the deadline.
 func (r *rollout) await(spec rancher.Environment, next time.Time, enough func() bool) error {
 	now := workflow.Now(r.work)
-	if deadline := r.state.Gate.Deadline; !deadline.IsZero() && deadline.Before(next) {
+	// A deadline that is over and has not ended the gate is waited for no more.
+	if deadline := r.state.Gate.Deadline; !deadline.IsZero() && deadline.Before(next) && (!r.rules || now.Before(deadline)) {
 		next = deadline
 	}
 	wait := next.Sub(now)
-	if wait <= 0 {
+	if wait <= 0 || r.expired(now) {
 		return r.work.Err()
 	}
 	_, err := workflow.AwaitWithOptions(r.work, workflow.AwaitOptions{
@@ -109,27 +128,22 @@ func (r *rollout) again(ctx workflow.Context, i int, last time.Time) (time.Time,
 
 // gather plans and measures the environment as it is now, and sets the gate's evidence.
 func (r *rollout) gather(ctx workflow.Context, i int) (time.Time, error) {
+	groups := r.askGroups(i)
 	e, baseline, err := r.look(ctx, i)
+	r.hearGroups(ctx, groups)
 	if err != nil {
 		return time.Time{}, err
 	}
 	r.baselines[e.Environment] = baseline
 	now := workflow.Now(ctx).UTC()
-	gate := r.state.Gate
-	if gate == nil {
-		approvals := r.environmentSpec(i).Gate.Approvals
-		gate = &contract.GateState{Environment: e.Environment, Required: approvals.Required, Since: now}
-		if approvals.Timeout.Duration > 0 {
-			gate.Deadline = now.Add(approvals.Timeout.Duration)
+	if r.state.Gate == nil {
+		if err := r.openGate(ctx, i, e, now); err != nil {
+			return time.Time{}, err
 		}
-		r.state.Gate = gate
-		r.note(ctx, e.Environment, fmt.Sprintf("waits for %s of evidence %s", story.Count(gate.Required, "approval"), call.Short(e.Hash)))
-	} else if gate.Evidence.Hash != e.Hash {
-		r.note(ctx, e.Environment, fmt.Sprintf("the evidence has changed from %s to %s; void: %s of the old one",
-			call.Short(gate.Evidence.Hash), call.Short(e.Hash), story.Count(len(gate.Votes), "approval")))
-		gate.Votes = nil
+		groups.into(r.state.Gate.Voters)
+	} else {
+		r.renew(ctx, e)
 	}
-	gate.Evidence = e
 	r.show(ctx)
 	return now, nil
 }

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/orders"
@@ -20,11 +21,16 @@ func (r *rollout) handle(ctx workflow.Context) error {
 		workflow.SetQueryHandler(ctx, contract.QueryStatus, func() (contract.RolloutStatus, error) { return r.status(), nil }),
 		workflow.SetUpdateHandlerWithOptions(ctx, contract.UpdatePlanned, r.planned,
 			workflow.UpdateHandlerOptions{Description: "waits for the plan and returns it"}),
-		orders.Answer(ctx, contract.UpdateApprove, "approves the evidence of the open gate", r.mayApprove, r.approve),
-		orders.Take(ctx, contract.UpdateReject, "ends the rollout; what its environment wrote is rolled back", r.mayReject, r.reject),
-		orders.Take(ctx, contract.UpdatePause, "starts nothing new until resumed", r.mayPause, r.pause),
-		orders.Take(ctx, contract.UpdateResume, "goes on after a pause", r.mayResume, r.resume),
-		orders.Take(ctx, contract.UpdateAbort, "ends the rollout; what its environment wrote is rolled back", r.mayAbort, r.abort),
+		orders.Answer(ctx, contract.UpdateApprove, "approves the evidence of the open gate",
+			asked(r, contract.UpdateApprove, decision, r.mayApprove), r.approve, refused(r, contract.UpdateApprove, decision)),
+		orders.Take(ctx, contract.UpdateReject, "ends the rollout; what its environment wrote is rolled back",
+			asked(r, contract.UpdateReject, decision, r.mayReject), r.reject, refused(r, contract.UpdateReject, decision)),
+		orders.Take(ctx, contract.UpdatePause, "starts nothing new until resumed",
+			asked(r, contract.UpdatePause, order, r.mayPause), r.pause, refused(r, contract.UpdatePause, order)),
+		orders.Take(ctx, contract.UpdateResume, "goes on after a pause",
+			asked(r, contract.UpdateResume, order, r.mayResume), r.resume, refused(r, contract.UpdateResume, order)),
+		orders.Take(ctx, contract.UpdateAbort, "ends the rollout; what its environment wrote is rolled back",
+			asked(r, contract.UpdateAbort, order, r.mayAbort), r.abort, refused(r, contract.UpdateAbort, order)),
 	)
 }
 
@@ -41,17 +47,33 @@ func (r *rollout) planned(ctx workflow.Context) (contract.RolloutPlan, error) {
 
 // mayApprove says why a vote does not count.
 func (r *rollout) mayApprove(d contract.Decision) error {
-	if err := r.open(d.By); err != nil {
+	if err := r.inTime(d.By); err != nil {
 		return err
 	}
 	gate := r.state.Gate
+	if gate == nil || !approval.Of(gate.Evidence, d) {
+		if opened := approval.Opened(r.state.Audit, d); opened != nil {
+			return errs.Late("the gate of %s was opened on that evidence at %s; there is nothing left to approve",
+				opened.Environment, opened.At.UTC().Format("15:04 UTC"))
+		}
+	}
 	if gate == nil {
 		return errs.Conflict("rollout of %s waits for no approval: it is %s", r.name, r.status().State)
 	}
-	if slices.ContainsFunc(gate.Votes, func(v contract.Decision) bool { return v.By == d.By }) {
-		return errs.Conflict("%s has approved %s already; it has %d of %s", d.By, gate.Environment, len(gate.Votes), story.Count(gate.Required, "approval"))
+	if !r.rules {
+		return r.mayApproveAsBefore(d)
 	}
-	seen, err := orders.Seen(d, gate.Evidence.Hash)
+	_, err := approval.Approve(gate, r.people(), d, workflow.Now(r.work))
+	return err
+}
+
+// mayApproveAsBefore has the rules of rollouts that began before there were others.
+func (r *rollout) mayApproveAsBefore(d contract.Decision) error {
+	gate := r.state.Gate
+	if slices.ContainsFunc(gate.Votes, func(v contract.Decision) bool { return v.By == d.By }) {
+		return errs.Approved("%s has approved %s already; it has %d of %s", d.By, gate.Environment, len(gate.Votes), story.Count(gate.Required, "approval"))
+	}
+	seen, err := approval.Seen(d, gate.Evidence.Hash)
 	if err == nil && !seen {
 		err = errs.Conflict("the evidence has changed: it is now %s; look at it again before approving", call.Short(gate.Evidence.Hash))
 	}
@@ -60,13 +82,26 @@ func (r *rollout) mayApprove(d contract.Decision) error {
 
 // approve counts a vote and returns the gate with it.
 func (r *rollout) approve(ctx workflow.Context, d contract.Decision) contract.GateState {
-	d.At, d.Evidence = workflow.Now(ctx).UTC(), r.state.Gate.Evidence.Hash
 	gate := r.state.Gate
+	if r.rules {
+		// mayApprove has just asked the same, so that there is no error.
+		d, _ = approval.Approve(gate, r.people(), d, workflow.Now(ctx))
+	}
+	d.At, d.Evidence = workflow.Now(ctx).UTC(), gate.Evidence.Hash
 	gate.Votes = append(gate.Votes, d)
-	r.votes++
+	r.decided(ctx, contract.UpdateApprove, d)
 	r.note(ctx, gate.Environment, fmt.Sprintf("approved by %s, %d of %d, evidence %s",
-		story.By(d.By, d.Why), len(gate.Votes), gate.Required, call.Short(d.Evidence)))
+		story.By(d.By, d.Why), r.counted(), gate.Required, call.Short(d.Evidence)))
 	return *gate
+}
+
+// inTime is open for those who approve or reject, who come too late where it is not.
+func (r *rollout) inTime(by string) error {
+	err := r.open(by)
+	if errs.TypeOf(err) == errs.TypeConflict {
+		return errs.Late("%s", errs.Message(err))
+	}
+	return err
 }
 
 // open says why nothing can be decided any more, or that nobody decides.
@@ -92,16 +127,27 @@ func (r *rollout) forwardOnly(what string) error {
 }
 
 func (r *rollout) mayReject(d contract.Decision) error {
-	if err := r.open(d.By); err != nil {
+	if err := r.inTime(d.By); err != nil {
 		return err
 	}
 	if r.state.Plan == nil {
 		return errs.Conflict("rollout of %s is not planned yet: there is nothing to reject", r.name)
 	}
-	return r.forwardOnly("rejected")
+	if err := r.forwardOnly("rejected"); err != nil {
+		return err
+	}
+	if gate := r.state.Gate; gate != nil && r.rules {
+		_, err := approval.Reject(gate, r.people(), d, workflow.Now(r.work))
+		return err
+	}
+	return nil
 }
 
 func (r *rollout) reject(ctx workflow.Context, d contract.Decision) {
+	if gate := r.state.Gate; gate != nil && r.rules {
+		d, _ = approval.Reject(gate, r.people(), d, workflow.Now(ctx))
+	}
+	d = r.decided(ctx, contract.UpdateReject, d)
 	r.end(ctx, contract.StateRejected, "rejected by "+story.By(d.By, d.Why))
 }
 
@@ -113,6 +159,7 @@ func (r *rollout) mayAbort(o contract.Order) error {
 }
 
 func (r *rollout) abort(ctx workflow.Context, o contract.Order) {
+	o = r.ordered(ctx, contract.UpdateAbort, o)
 	r.end(ctx, contract.StateAborted, "aborted by "+story.By(o.By, o.Why))
 }
 
@@ -147,7 +194,7 @@ func (r *rollout) mayPause(o contract.Order) error {
 }
 
 func (r *rollout) pause(ctx workflow.Context, o contract.Order) {
-	o.At = workflow.Now(ctx).UTC()
+	o = r.ordered(ctx, contract.UpdatePause, o)
 	r.state.Paused = &o
 	r.note(ctx, "", "paused by "+story.By(o.By, o.Why))
 	r.enter(ctx, r.state.State)
@@ -165,7 +212,7 @@ func (r *rollout) mayResume(o contract.Order) error {
 }
 
 func (r *rollout) resume(ctx workflow.Context, o contract.Order) {
-	o.At = workflow.Now(ctx).UTC()
+	o = r.ordered(ctx, contract.UpdateResume, o)
 	r.state.Paused = nil
 	r.note(ctx, "", "resumed by "+story.By(o.By, o.Why))
 	r.enter(ctx, r.state.State)

@@ -51,9 +51,13 @@ type rollout struct {
 	refused error
 	// over is set when nothing can be decided any more.
 	over bool
-	// votes changes with every vote, so that the gate looks again.
-	votes int
+	// rules is false in a rollout that began before there were rules of who may
+	// approve, and an audit log.
+	rules bool
 }
+
+// changeRules brought people, groups and exclusions to gates, and the audit log.
+const changeRules = "approval-rules-20261123"
 
 // ending is a person's decision to end the rollout.
 type ending struct {
@@ -68,6 +72,7 @@ func start(ctx workflow.Context, in contract.RolloutInput) *rollout {
 	r := &rollout{in: in, name: in.Pipeline.Metadata.Name, baselines: in.Baselines}
 	r.log = log.With(workflow.GetLogger(ctx), "pipeline", r.name)
 	r.work, r.cancel = workflow.WithCancel(ctx)
+	r.rules = workflow.GetVersion(ctx, changeRules, workflow.DefaultVersion, 1) != workflow.DefaultVersion
 	if r.baselines == nil {
 		r.baselines = map[string][]contract.BaselineBatch{}
 	}
@@ -108,6 +113,7 @@ func (r *rollout) run(ctx workflow.Context) (contract.RolloutResult, error) {
 func (r *rollout) plan(ctx workflow.Context) error {
 	r.upsert(ctx, contract.AttrPipeline.ValueSet(r.name))
 	r.enter(ctx, contract.StatePlanning)
+	r.begin(ctx)
 	plan, err := planning.Make(r.work, r.in)
 	if err != nil {
 		return err
@@ -122,7 +128,7 @@ func (r *rollout) plan(ctx workflow.Context) error {
 	} else {
 		r.note(ctx, "", "planned the way back")
 	}
-	return nil
+	return r.gates()
 }
 
 // refuse ends a rollout that was not planned: aborted by a person, or failed.
@@ -363,6 +369,7 @@ func (r *rollout) finish(ctx workflow.Context) contract.RolloutResult {
 		Reason:       r.state.Reason,
 		Environments: r.state.Environments,
 		Log:          r.state.Log,
+		Audit:        r.state.Audit,
 		StartedAt:    r.state.StartedAt,
 		FinishedAt:   workflow.Now(ctx).UTC(),
 	}

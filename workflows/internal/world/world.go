@@ -63,6 +63,9 @@ type World struct {
 	held     string
 	calls    []string
 	writes   int
+	// groups are Slack's user groups; slackDown is why it does not answer.
+	groups    map[string][]string
+	slackDown string
 }
 
 // Env describes one environment of a world: its GitRepos (units) with a number
@@ -138,6 +141,7 @@ func (w *World) Register(r worker.ActivityRegistry) {
 	r.RegisterActivityWithOptions(&Verify{w}, activity.RegisterOptions{Name: "verify."})
 	r.RegisterActivityWithOptions(&Preflight{w}, activity.RegisterOptions{Name: "preflight."})
 	r.RegisterActivityWithOptions(&Migrate{w}, activity.RegisterOptions{Name: "migrate."})
+	r.RegisterActivityWithOptions(&Groups{w}, activity.RegisterOptions{Name: "slack."})
 }
 
 // Live is the revision that a GitRepo has live.
@@ -242,7 +246,7 @@ func (s *Source) Resolve(ctx context.Context, in source.ResolveInput) (*source.R
 	default:
 		return nil, errs.NotFound("revision %s is not on branch %s", in.Ref, in.Source.Branch)
 	}
-	return &source.Revision{Commit: commit, Subject: "Let web reach api", Author: "dev"}, s.w.did(ctx, "Resolve", commit, false)
+	return &source.Revision{Commit: commit, Subject: "Let web reach api", Author: "dev", Email: "dev@example.com"}, s.w.did(ctx, "Resolve", commit, false)
 }
 
 // Inspect finds the world's findings, and one change.

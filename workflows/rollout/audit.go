@@ -1,0 +1,157 @@
+package rollout
+
+import (
+	"slices"
+
+	"go.temporal.io/sdk/workflow"
+
+	"portcullis.dev/portcullis/workflows/approval"
+	"portcullis.dev/portcullis/workflows/contract"
+)
+
+// decision and order are what both kinds of message say of who decides.
+func decision(d contract.Decision) contract.Decision { return d }
+
+func order(o contract.Order) contract.Decision {
+	return contract.Decision{By: o.By, Why: o.Why, Via: o.Via, Known: o.Known}
+}
+
+// asked asks may, and tells the log of what is refused. Where the validator refuses,
+// that is the only trace that is left: Temporal keeps none.
+func asked[A any](r *rollout, what string, as func(A) contract.Decision, may func(A) error) func(A) error {
+	return func(in A) error {
+		d := as(in)
+		err := may(in)
+		if err == nil && r.rules {
+			_, err = approval.Sign(r.people(), d)
+		}
+		if err != nil {
+			// Of what is not well-formed nothing is repeated.
+			if approval.WellFormed(d) != nil {
+				d = contract.Decision{}
+			}
+			d, _ = approval.Sign(r.people(), d)
+			r.tellLog(approval.Entry(what, r.at(d), err))
+		}
+		return err
+	}
+}
+
+// refused keeps in the audit log what the handler refused, and the validator did not.
+func refused[A any](r *rollout, what string, as func(A) contract.Decision) func(workflow.Context, A, error) {
+	return func(ctx workflow.Context, in A, err error) {
+		d, _ := approval.Sign(r.people(), as(in))
+		d.At = workflow.Now(ctx).UTC()
+		r.keep(approval.Entry(what, r.at(d), err))
+	}
+}
+
+// decided keeps a decision, and returns it under the one name of whoever made it.
+func (r *rollout) decided(ctx workflow.Context, what string, d contract.Decision) contract.Decision {
+	if r.rules {
+		d, _ = approval.Sign(r.people(), d)
+	}
+	d.At = workflow.Now(ctx).UTC()
+	e := approval.Entry(what, r.at(d), nil)
+	r.keep(e)
+	r.tellLog(e)
+	return d
+}
+
+// ordered is decided for an order.
+func (r *rollout) ordered(ctx workflow.Context, what string, o contract.Order) contract.Order {
+	d := r.decided(ctx, what, order(o))
+	return contract.Order{By: d.By, Why: d.Why, At: d.At, Via: d.Via, Known: d.Known}
+}
+
+// became keeps what became of decisions, or of the rollout's start.
+func (r *rollout) became(ctx workflow.Context, e contract.AuditEntry) {
+	e.At = workflow.Now(ctx).UTC()
+	r.keep(e)
+	r.tellLog(e)
+}
+
+// keep adds to the audit log. A rollout that began before there was one keeps none,
+// because its recorded result has none.
+func (r *rollout) keep(e contract.AuditEntry) {
+	if r.rules {
+		r.state.Audit = approval.Append(r.state.Audit, e)
+	}
+}
+
+// at adds the environment that the rollout is in.
+func (r *rollout) at(d contract.Decision) contract.Decision {
+	if d.Environment == "" && r.state.Plan != nil && r.state.Current < len(r.state.Environments) {
+		d.Environment = r.state.Environments[r.state.Current].Name
+	}
+	return d
+}
+
+// tellLog writes one line for each decision, and counts it.
+func (r *rollout) tellLog(e contract.AuditEntry) {
+	outcome := "taken"
+	if e.Type != "" {
+		outcome = e.Type
+	}
+	r.log.Info("decision", "what", e.What, "environment", e.Environment, "by", e.By, "via", e.Via, "known", e.Known,
+		"why", e.Why, "evidence", e.Evidence, "outcome", outcome, "refused", e.Refused)
+	workflow.GetMetricsHandler(r.work).WithTags(map[string]string{
+		"pipeline": r.name, "environment": r.known(e.Environment), "what": e.What, "via": string(approval.Via(e.Via)), "outcome": outcome,
+	}).Counter("portcullis_decisions_total").Inc(1)
+}
+
+// known keeps what a person wrote out of the metrics' labels.
+func (r *rollout) known(environment string) string {
+	if slices.ContainsFunc(r.state.Environments, func(e contract.EnvironmentState) bool { return e.Name == environment }) {
+		return environment
+	}
+	return ""
+}
+
+// people are those whom the pipeline names.
+func (r *rollout) people() []contract.Person { return r.in.Pipeline.Spec.People }
+
+// begin keeps who began the rollout.
+func (r *rollout) begin(ctx workflow.Context) {
+	what := contract.AuditStart
+	if r.in.Mode == contract.ModeRollback {
+		what = contract.AuditRollback
+	}
+	if !r.rules {
+		return
+	}
+	by, _ := approval.Name(r.people(), r.in.StartedBy)
+	r.became(ctx, contract.AuditEntry{What: what, By: by, Via: approval.Via(r.in.Via), Known: approval.Known(r.in.Known), Why: r.in.Reason})
+}
+
+// gates sees, before anything is written, that each gate can open for somebody.
+func (r *rollout) gates() error {
+	if !r.rules || r.in.Mode == contract.ModeRollback {
+		return nil
+	}
+	for i := range r.state.Environments {
+		if r.environmentSpec(i).Gate.Approvals.Required == 0 {
+			continue
+		}
+		if _, err := r.voters(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// voters are those whose approval counts at the gate of the i-th environment.
+func (r *rollout) voters(i int) (*contract.Voters, error) {
+	spec, revision := r.environmentSpec(i), r.state.Plan.Revision
+	return approval.Voters(spec.Name, r.people(), spec.Gate.Approvals, approval.Origin{
+		StartedBy: r.in.StartedBy, Author: revision.Author, Email: revision.Email,
+	})
+}
+
+// counted is how many approvals the open gate has.
+func (r *rollout) counted() int {
+	if !r.rules {
+		return len(r.state.Gate.Votes)
+	}
+	return approval.Count(r.state.Gate, r.people())
+}
