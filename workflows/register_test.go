@@ -27,7 +27,7 @@ var names = map[string]map[string]bool{
 	"verify": {
 		contract.ActEnsureAgent: true, contract.ActRemoveAgent: true, contract.ActAgentStatus: true, contract.ActMeasure: true,
 	},
-	"preflight": {contract.ActPreflight: true, contract.ActPlanMigration: true},
+	"preflight": {contract.ActPreflight: true, contract.ActCheckNode: true, contract.ActPlanMigration: true},
 	"migrate": {
 		contract.ActClaim: true, contract.ActUnclaim: true, contract.ActDo: true, contract.ActUndo: true,
 		contract.ActNodes: true, contract.ActRequirements: true,
