@@ -10,6 +10,7 @@ import (
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/migrate"
 	checks "portcullis.dev/portcullis/activities/preflight"
+	"portcullis.dev/portcullis/activities/slack"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/workflows/contract"
@@ -49,13 +50,14 @@ type Activities struct {
 	Verify    *verify.Activities
 	Preflight *checks.Activities
 	Migrate   *migrate.Activities
+	Slack     *slack.Activities
 }
 
 // RegisterActivities registers every activity, named <package>.<Method>. Exported
 // methods that are no activities, such as those that hand out metrics, are
 // passed over; a test makes sure that no activity is.
 func RegisterActivities(r worker.ActivityRegistry, a Activities) {
-	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify, "preflight.": a.Preflight, "migrate.": a.Migrate} {
+	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify, "preflight.": a.Preflight, "migrate.": a.Migrate, "slack.": a.Slack} {
 		r.RegisterActivityWithOptions(methods, activity.RegisterOptions{Name: prefix, SkipInvalidStructFunctions: true})
 	}
 }

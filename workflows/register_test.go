@@ -10,6 +10,7 @@ import (
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/migrate"
 	"portcullis.dev/portcullis/activities/preflight"
+	"portcullis.dev/portcullis/activities/slack"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/workflows"
@@ -27,11 +28,12 @@ var names = map[string]map[string]bool{
 	"verify": {
 		contract.ActEnsureAgent: true, contract.ActRemoveAgent: true, contract.ActAgentStatus: true, contract.ActMeasure: true,
 	},
-	"preflight": {contract.ActPreflight: true, contract.ActPlanMigration: true},
+	"preflight": {contract.ActPreflight: true, contract.ActCheckNode: true, contract.ActPlanMigration: true},
 	"migrate": {
 		contract.ActClaim: true, contract.ActUnclaim: true, contract.ActDo: true, contract.ActUndo: true,
 		contract.ActNodes: true, contract.ActRequirements: true,
 	},
+	"slack": {contract.ActSlackMessage: true, contract.ActSlackLines: true, contract.ActResolveGroups: true},
 }
 
 // Every name that is called exists, with the same signature in the model that
@@ -39,11 +41,11 @@ var names = map[string]map[string]bool{
 func TestActivityNames(t *testing.T) {
 	real := map[string]reflect.Type{
 		"source": reflect.TypeFor[*source.Activities](), "deliver": reflect.TypeFor[*deliver.Activities](), "verify": reflect.TypeFor[*verify.Activities](),
-		"preflight": reflect.TypeFor[*preflight.Activities](), "migrate": reflect.TypeFor[*migrate.Activities](),
+		"preflight": reflect.TypeFor[*preflight.Activities](), "migrate": reflect.TypeFor[*migrate.Activities](), "slack": reflect.TypeFor[*slack.Activities](),
 	}
 	model := map[string]reflect.Type{
 		"source": reflect.TypeFor[*world.Source](), "deliver": reflect.TypeFor[*world.Deliver](), "verify": reflect.TypeFor[*world.Verify](),
-		"preflight": reflect.TypeFor[*world.Preflight](), "migrate": reflect.TypeFor[*world.Migrate](),
+		"preflight": reflect.TypeFor[*world.Preflight](), "migrate": reflect.TypeFor[*world.Migrate](), "slack": reflect.TypeFor[*world.Slack](),
 	}
 	for pkg, wanted := range names {
 		found := map[string]bool{}
@@ -82,5 +84,5 @@ func TestRegister(t *testing.T) {
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestWorkflowEnvironment()
 	workflows.Register(env)
-	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}, Preflight: &preflight.Activities{}, Migrate: &migrate.Activities{}})
+	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}, Preflight: &preflight.Activities{}, Migrate: &migrate.Activities{}, Slack: &slack.Activities{}})
 }

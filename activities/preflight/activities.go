@@ -84,6 +84,26 @@ func (a *Activities) Check(ctx context.Context, in Input) (*preflight.Report, er
 	return bound(found.report)
 }
 
+// CheckNode makes the preflight of one node that is about to be moved, with the
+// checks that hold for a cluster that is half-way to Calico. The report has what did
+// not pass. An agent that does not answer is waited for, a minute at most. It
+// changes nothing and heartbeats like Check; its errors are those of Check, and
+// NotFound where there is no such node.
+func (a *Activities) CheckNode(ctx context.Context, in NodeInput) (*preflight.Report, error) {
+	r, err := a.begin(in.Input)
+	if err != nil {
+		return nil, err
+	}
+	stop := r.beat(ctx)
+	defer stop()
+	report, err := r.checkNode(ctx, in.Node)
+	if err != nil {
+		return nil, err
+	}
+	report.Results = slices.DeleteFunc(report.Results, func(res preflight.Result) bool { return res.Status == preflight.Pass })
+	return bound(report)
+}
+
 // PlanMigration plans the migration of one cluster to Calico from a preflight that
 // is made now. It changes nothing; its errors are those of Check. A cluster that
 // cannot be migrated has a plan, too, that says why.
@@ -105,6 +125,21 @@ type found struct {
 
 // look makes a preflight.
 func (a *Activities) look(ctx context.Context, in Input) (*found, error) {
+	r, err := a.begin(in)
+	if err != nil {
+		return nil, err
+	}
+	stop := r.beat(ctx)
+	defer stop()
+	found, err := r.check(ctx)
+	if err != nil {
+		a.metrics.ended.WithLabelValues("error").Inc()
+	}
+	return found, err
+}
+
+// begin connects to the cluster.
+func (a *Activities) begin(in Input) (*run, error) {
 	if in.AtOnce < 0 || in.PacketTimeout < 0 || in.PacketTimeout > node.MaxTimeout {
 		return nil, errs.Invalid("atOnce %d or packetTimeout %s is out of bounds", in.AtOnce, in.PacketTimeout)
 	}
@@ -116,13 +151,7 @@ func (a *Activities) look(ctx context.Context, in Input) (*found, error) {
 	r.in.AtOnce = cmp.Or(in.AtOnce, preflight.DefaultAtOnce)
 	r.in.PacketTimeout = cmp.Or(in.PacketTimeout, defaultPacketTimeout)
 	r.note("cluster", 0, 0)
-	stop := r.beat(ctx)
-	defer stop()
-	found, err := r.check(ctx)
-	if err != nil {
-		a.metrics.ended.WithLabelValues("error").Inc()
-	}
-	return found, err
+	return r, nil
 }
 
 // run is one call of Check.
@@ -194,6 +223,59 @@ func (r *run) check(ctx context.Context) (*found, error) {
 	report.StartedAt, report.Took = r.started, r.now().Sub(r.started)
 	r.metrics.observe(report, mesh)
 	return &found{cluster, facts, report}, nil
+}
+
+// How long the agent of a node that is to be moved is waited for, and how often it is asked.
+const (
+	agentWait  = time.Minute
+	agentEvery = 5 * time.Second
+)
+
+func (r *run) checkNode(ctx context.Context, name string) (*preflight.Report, error) {
+	nodes, err := r.listNodes(ctx)
+	if err != nil {
+		return nil, verify.Classify(r.in.Cluster.Name, err)
+	}
+	i := slices.IndexFunc(nodes, func(n corev1.Node) bool { return n.Name == name })
+	if i < 0 {
+		return nil, errs.NotFound("cluster %s has no node %s", r.in.Cluster.Name, name)
+	}
+	var cluster *preflight.ClusterFacts
+	var reading sync.WaitGroup
+	reading.Go(func() { cluster = r.cluster(ctx, nodes) })
+	facts, err := r.thisNode(ctx, nodes[i:i+1])
+	reading.Wait()
+	if err != nil {
+		return nil, err
+	}
+	r.note("judging", 0, 0)
+	report := preflight.JudgeNode(cluster, facts, r.in.Target)
+	report.StartedAt, report.Took = r.started, r.now().Sub(r.started)
+	return report, nil
+}
+
+// thisNode measures the node that is given alone, and asks again where it does not answer.
+func (r *run) thisNode(ctx context.Context, node []corev1.Node) (preflight.NodeFacts, error) {
+	for end := r.now().Add(agentWait); ; {
+		agents, problem := r.agents(ctx, node)
+		pool := newPool(r.conn.exec, agents)
+		facts := r.nodeFacts(ctx, pool, agents, problem)
+		pool.close()
+		if ctx.Err() != nil {
+			return preflight.NodeFacts{}, ctx.Err()
+		}
+		if len(facts) == 0 {
+			return preflight.NodeFacts{Node: node[0].Name, Problem: "it has no agent"}, nil
+		}
+		if facts[0].Problem == "" || !r.now().Add(agentEvery).Before(end) {
+			return facts[0], nil
+		}
+		select {
+		case <-ctx.Done():
+			return preflight.NodeFacts{}, ctx.Err()
+		case <-time.After(agentEvery):
+		}
+	}
 }
 
 // bound leaves out of a report what is too much for a workflow's history.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -222,5 +223,61 @@ func TestPlanMigration(t *testing.T) {
 	}
 	if !slices.ContainsFunc(p.Acknowledge, func(a migration.Acknowledgement) bool { return a.ID == migration.AckUnknown }) {
 		t.Errorf("what is unknown need not be acknowledged: %v", p.Acknowledge)
+	}
+}
+
+// One node of a cluster that is half-way: of what it has, what did not pass is told, and
+// nobody else is asked.
+func TestCheckNode(t *testing.T) {
+	l := newLab(t, 3)
+	l.skew = time.Minute
+	r, err := l.checkNode(nodeName(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := result(t, r, "clock"); res.Status != preflight.Fail || !slices.Equal(res.Nodes, []string{nodeName(1)}) {
+		t.Errorf("%+v", res)
+	}
+	if res := result(t, r, "ipset-works"); res.Status != preflight.Unsure {
+		t.Errorf("%+v", res)
+	}
+	for _, res := range r.Results {
+		if res.Status == preflight.Pass || strings.HasPrefix(res.ID, "reach-") || res.ID == "ports-free" || res.ID == "overlay-device" {
+			t.Errorf("%s is told: %+v", res.ID, res)
+		}
+	}
+	if r.Nodes != 1 || l.execs != 1 {
+		t.Errorf("%d nodes, %d agents asked", r.Nodes, l.execs)
+	}
+	if _, err := l.checkNode("nowhere"); errs.TypeOf(err) != errs.TypeNotFound || !strings.Contains(err.Error(), "dev has no node nowhere") {
+		t.Error(err)
+	}
+}
+
+// An agent that is away for a moment is waited for; one that stays away is unknown.
+func TestCheckNodeWaitsForItsAgent(t *testing.T) {
+	for name, stays := range map[string]bool{"a moment": false, "for good": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLab(t, 2)
+				l.broken[nodeName(0)] = errors.New("no tunnel")
+				start := time.Now()
+				if !stays {
+					time.AfterFunc(20*time.Second, func() { l.mu.Lock(); defer l.mu.Unlock(); delete(l.broken, nodeName(0)) })
+				}
+				r, err := l.checkNode(nodeName(0))
+				if err != nil {
+					t.Fatal(err)
+				}
+				took := time.Since(start)
+				i := slices.IndexFunc(r.Results, func(res preflight.Result) bool { return strings.Contains(res.Measured, "no tunnel") })
+				if stays && (i < 0 || len(r.InTheWay(false)) == 0 || len(r.InTheWay(true)) != 0) || !stays && i >= 0 {
+					t.Errorf("%+v", r.Results)
+				}
+				if took < 20*time.Second || took > agentWait {
+					t.Errorf("it took %s", took)
+				}
+			})
+		})
 	}
 }

@@ -124,6 +124,10 @@ func (l *lab) check(in Input) (*preflight.Report, error) {
 	return l.activities().Check(l.t.Context(), in)
 }
 
+func (l *lab) checkNode(name string) (*preflight.Report, error) {
+	return l.activities().CheckNode(l.t.Context(), NodeInput{Input: Input{Cluster: rancher.Cluster{ID: "c-1", Name: "dev"}}, Node: name})
+}
+
 // Exec is the agent.
 func (l *lab) Exec(ctx context.Context, _, pod string, command []string, stdin io.Reader, stdout io.Writer) error {
 	name := strings.TrimPrefix(pod, "agent-")

@@ -21,6 +21,12 @@ type Input struct {
 	PacketTimeout time.Duration `json:"packetTimeout,omitempty"`
 }
 
+// NodeInput asks for the preflight of one node of a cluster that is half-way to Calico.
+type NodeInput struct {
+	Input
+	Node string `json:"node"`
+}
+
 // PlanInput asks for the plan of a migration.
 type PlanInput struct {
 	Input

@@ -1,21 +1,26 @@
 package verify
 
 import (
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"portcullis.dev/portcullis/probes"
 )
 
 // metrics are what operators see of measurements. Their labels have a bounded
-// set of values, but for the cluster's name on waiting, of which there is one series per
-// cluster that is being waited for now.
+// set of values: never a cluster.
 type metrics struct {
 	probes   *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	rounds   *prometheus.CounterVec
 	verdicts *prometheus.CounterVec
 	running  *prometheus.GaugeVec
-	waiting  *prometheus.GaugeVec
+	waiting  prometheus.Gauge
+
+	mu sync.Mutex
+	// waits has the clusters that waiting counts.
+	waits map[string]bool
 }
 
 func newMetrics() *metrics {
@@ -36,9 +41,10 @@ func newMetrics() *metrics {
 		running: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "portcullis_measurements_running", Help: "Measurements under way, by mode.",
 		}, []string{"mode"}),
-		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "portcullis_measure_waiting", Help: "1 for a cluster whose measurement waits because something cannot be measured.",
-		}, []string{"cluster"}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "portcullis_measurements_waiting", Help: "Clusters whose measurement waits now because something (the cluster, a node, an agent) cannot be measured.",
+		}),
+		waits: map[string]bool{},
 	}
 }
 
@@ -57,11 +63,14 @@ func (m *metrics) observe(o outcome) {
 }
 
 func (m *metrics) setWaiting(cluster string, waiting bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if waiting {
-		m.waiting.WithLabelValues(cluster).Set(1)
-		return
+		m.waits[cluster] = true
+	} else {
+		delete(m.waits, cluster)
 	}
-	m.waiting.DeleteLabelValues(cluster)
+	m.waiting.Set(float64(len(m.waits)))
 }
 
 func (m *metrics) finished(mode Mode, e *probes.Evidence) {

@@ -15,6 +15,9 @@ type Check struct {
 	Source string
 	Remedy string
 
+	// again says that it also holds for a node that is about to be moved, with
+	// Calico's overlay up beside flannel's: JudgeNode asks it once more.
+	again bool
 	// when says whether it applies at all; nil is always.
 	when func(*judging) bool
 	// One of these.

@@ -9,21 +9,21 @@ import (
 
 var cniChecks = []Check{
 	{
-		ID: "cni-one-active", Title: "One CNI configuration", Severity: Required,
+		ID: "cni-one-active", Title: "One CNI configuration", Severity: Required, again: true,
 		Why:       "The container runtime takes the first file by name. A second one becomes active when the first is removed, and pods then get addresses that nobody routes.",
 		Threshold: "exactly one file that the runtime could use in /etc/cni/net.d", Source: srcMigration,
 		Remedy: "remove the configurations that are not in use from /etc/cni/net.d",
 		node:   cniOne,
 	},
 	{
-		ID: "cni-known", Title: "The CNI plugin in use", Severity: Required,
+		ID: "cni-known", Title: "The CNI plugin in use", Severity: Required, again: true,
 		Why:       "Portcullis knows how to move pods of Canal, flannel and Calico. Others it would cut off.",
 		Threshold: "calico or flannel, with host-local or calico-ipam", Source: srcMigration,
 		Remedy: "rebuild the cluster with the CNI that is wanted; there is no way from this one node by node",
 		node:   cniKnown,
 	},
 	{
-		ID: "cni-writable", Title: "CNI folders can be written", Severity: Required,
+		ID: "cni-writable", Title: "CNI folders can be written", Severity: Required, again: true,
 		Why:       "Calico's installer writes its plugin and configuration there. When it cannot, the node stays without them.",
 		Threshold: "/etc/cni/net.d and /opt/cni/bin are on file systems that can be written", Source: srcRequirements,
 		Remedy: "mount the file system for writing, or set the CNI folders of kubelet and the runtime to ones that can be written",
@@ -39,7 +39,7 @@ var cniChecks = []Check{
 		},
 	},
 	{
-		ID: "flannel-subnet", Title: "flannel's subnet on the node", Severity: Required,
+		ID: "flannel-subnet", Title: "flannel's subnet on the node", Severity: Required, again: true,
 		Why:       "The addresses that are taken over are those of this subnet. Where it differs from the node's podCIDR, pods have addresses that Calico would give away again.",
 		Threshold: "subnet.env, or else the address of flannel's device, agrees with the node's podCIDR", Source: srcMigration,
 		Remedy: "restart flannel on the node; where it stays, find out what changed the node's podCIDR",
@@ -55,7 +55,7 @@ var cniChecks = []Check{
 		node:   overlayDevice,
 	},
 	{
-		ID: "link-mtu", Title: "MTU of the overlay and the node", Severity: Required,
+		ID: "link-mtu", Title: "MTU of the overlay and the node", Severity: Required, again: true,
 		Why:       "A packet that does not fit into the node's own interface with the overlay's header is dropped, and connections hang once they carry data.",
 		Threshold: "the pods' MTU and the header (50 bytes for VXLAN, 20 for IP-in-IP) fit into the MTU of the node's interface and its routes", Source: "Calico, configure MTU",
 		Remedy: "lower the pods' MTU (veth_mtu, FelixConfiguration vxlanMTU), or raise that of the interface",

@@ -45,14 +45,14 @@ var firewallChecks = []Check{
 		node:   leftovers,
 	},
 	{
-		ID: "firewalld", Title: "firewalld", Severity: Required,
+		ID: "firewalld", Title: "firewalld", Severity: Required, again: true,
 		Why:       "firewalld writes its rules over Calico's when it starts or reloads.",
 		Threshold: "neither running nor enabled", Source: srcRequirements + "; RKE2, known issues",
 		Remedy: "systemctl disable --now firewalld",
 		node:   func(_ *judging, n *NodeFacts) finding { return serviceOff(n, "firewalld") },
 	},
 	{
-		ID: "nm-cloud-setup", Title: "nm-cloud-setup", Severity: Required,
+		ID: "nm-cloud-setup", Title: "nm-cloud-setup", Severity: Required, again: true,
 		Why:       "It adds routing tables that take packets of pods off their way.",
 		Threshold: "neither running nor enabled", Source: "RKE2, known issues (rke2#1053)",
 		Remedy: "systemctl disable --now nm-cloud-setup.service nm-cloud-setup.timer, then reboot the node",

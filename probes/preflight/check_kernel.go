@@ -10,7 +10,7 @@ import (
 
 var kernelChecks = []Check{
 	{
-		ID: "kernel-version", Title: "Kernel version", Severity: Required,
+		ID: "kernel-version", Title: "Kernel version", Severity: Required, again: true,
 		Why:       "Calico is tested on these kernels only. Older ones lack parts of netfilter and eBPF that Felix uses.",
 		Threshold: "5.10 or later from Calico 3.29 on (RHEL 8: 4.18.0-305), 3.10 or later before",
 		Source:    srcRequirements, Remedy: "update the node's kernel, then reboot the node",
@@ -24,21 +24,21 @@ var kernelChecks = []Check{
 		node:   checksumOffload,
 	},
 	{
-		ID: "kernel-modules", Title: "Kernel modules", Severity: Required,
+		ID: "kernel-modules", Title: "Kernel modules", Severity: Required, again: true,
 		Why:       "Felix programs rules that need these modules; without one, its whole rule set is refused and no policy is enforced.",
 		Threshold: "each loaded, loadable or built in", Source: srcRequirements + "; calicoctl node checksystem",
 		Remedy: "install the package with the kernel's further modules (kernel-modules-extra on RHEL), or load them at boot from /etc/modules-load.d",
 		node:   kernelModules,
 	},
 	{
-		ID: "kernel-config", Title: "Kernel options", Severity: Required,
+		ID: "kernel-config", Title: "Kernel options", Severity: Required, again: true,
 		Why:       "An option that is not set cannot be had by loading a module.",
 		Threshold: "network namespaces, netfilter and connection tracking are set", Source: srcRequirements + "; kubeadm, system specification",
 		Remedy: "use a kernel that has these options",
 		node:   kernelConfig,
 	},
 	{
-		ID: "ipset-works", Title: "IP sets can be made", Severity: Required,
+		ID: "ipset-works", Title: "IP sets can be made", Severity: Required, again: true,
 		Why:       "Policies by selector become IP sets. A module that is there can still be shut off by the kernel's lockdown or by security software.",
 		Threshold: "a set is created, filled, read and destroyed", Source: srcJudgement,
 		Remedy: "load ip_set and ip_set_hash_ip, and see what the kernel's log says about them",
@@ -54,14 +54,14 @@ var kernelChecks = []Check{
 		},
 	},
 	{
-		ID: "conntrack-room", Title: "Room in connection tracking", Severity: Required,
+		ID: "conntrack-room", Title: "Room in connection tracking", Severity: Required, again: true,
 		Why:       "A full table drops new connections. While two overlays forward side by side, flows are tracked anew.",
 		Threshold: "below 80 % used; above 95 % fails", Source: srcJudgement,
 		Remedy: "raise net.netfilter.nf_conntrack_max, or find what opens so many connections",
 		node:   conntrackRoom,
 	},
 	{
-		ID: "sysctl-forwarding", Title: "IPv4 forwarding", Severity: Required,
+		ID: "sysctl-forwarding", Title: "IPv4 forwarding", Severity: Required, again: true,
 		Why:       "Without it the node forwards nothing for pods.",
 		Threshold: "net.ipv4.ip_forward is 1", Source: "kubeadm, preflight; " + srcRequirements,
 		Remedy: "sysctl -w net.ipv4.ip_forward=1, and keep it in /etc/sysctl.d",

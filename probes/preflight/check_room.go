@@ -27,7 +27,7 @@ var roomChecks = []Check{
 		},
 	},
 	{
-		ID: "memory-room", Title: "Memory", Severity: Required,
+		ID: "memory-room", Title: "Memory", Severity: Required, again: true,
 		Why:       "calico-node needs about 150 MiB beside what runs; without it, the kernel kills something.",
 		Threshold: "256 MiB available; below 512 MiB warns", Source: srcJudgement + " (twice the resident size of Felix, and room for its peak at start)",
 		Remedy: "move work off the node first, or give it more memory",
@@ -47,14 +47,14 @@ var roomChecks = []Check{
 		},
 	},
 	{
-		ID: "disk-room", Title: "Disk", Severity: Required,
+		ID: "disk-room", Title: "Disk", Severity: Required, again: true,
 		Why:       "Kubelet evicts pods and removes images at its thresholds; the images of the new network must fit before that.",
 		Threshold: "2 GiB and 10 % free (15 % for images warns), 5 % of inodes", Source: "Kubernetes, default eviction thresholds; " + srcJudgement,
 		Remedy: "free space on the file system, such as by removing unused images",
 		node:   diskRoom,
 	},
 	{
-		ID: "clock", Title: "Clock", Severity: Required,
+		ID: "clock", Title: "Clock", Severity: Required, again: true,
 		Why:       "Certificates and service account tokens are refused by a clock that is wrong, and the order of events in logs is lost.",
 		Threshold: "within 10 s of the daemon's clock; more than 1 s warns", Source: srcJudgement,
 		Remedy: "let chrony or systemd-timesyncd keep the node's clock",
@@ -80,7 +80,7 @@ var roomChecks = []Check{
 		node:   portsFree,
 	},
 	{
-		ID: "images-present", Title: "Images on the node", Severity: Advised,
+		ID: "images-present", Title: "Images on the node", Severity: Advised, again: true,
 		Why:       "An image that must be pulled first makes the node wait without a network that is looked after, and a registry that does not answer makes that long.",
 		Threshold: "every image that is asked for is on the node", Source: srcJudgement + "; Cilium, preflight",
 		Remedy: "pull the images on the node before (a DaemonSet that runs them once will do)",

@@ -62,20 +62,41 @@ func need[T any](f Fact[T]) (T, *finding) {
 // Judge holds what was measured against every check. It talks to nobody, and
 // the same facts give the same report.
 func Judge(cluster *ClusterFacts, nodes []NodeFacts, mesh *Mesh, target Target) *Report {
-	j := &judging{cluster: cluster, nodes: slices.Clone(nodes), mesh: mesh, byName: map[string]*Node{}}
+	j := newJudging(cluster, nodes, target)
+	j.mesh = mesh
+	j.nodes = j.addSilent(j.nodes)
+	r := j.report(func(*Check) bool { return true })
+	if mesh != nil {
+		r.Mesh = mesh.Size
+	}
+	return r
+}
+
+// JudgeNode holds one node of a cluster that is half-way to Calico against the
+// checks that still have a meaning there. What is about Calico's overlay is not
+// among them: it is up by then, and tried by itself.
+func JudgeNode(cluster *ClusterFacts, node NodeFacts, target Target) *Report {
+	return newJudging(cluster, []NodeFacts{node}, target).report(func(c *Check) bool { return c.again })
+}
+
+func newJudging(cluster *ClusterFacts, nodes []NodeFacts, target Target) *judging {
+	j := &judging{cluster: cluster, nodes: slices.Clone(nodes), byName: map[string]*Node{}}
 	for i := range cluster.Nodes.Value {
 		n := &cluster.Nodes.Value[i]
 		j.byName[n.Name] = n
 	}
-	j.nodes = j.addSilent(j.nodes)
 	j.target = j.resolve(target)
 	j.hostNets = j.hostNetworks()
-	r := &Report{Cluster: cluster.Name, Target: j.target, Nodes: len(j.nodes)}
-	if mesh != nil {
-		r.Mesh = mesh.Size
-	}
+	return j
+}
+
+// report makes the checks that are asked for.
+func (j *judging) report(wanted func(*Check) bool) *Report {
+	r := &Report{Cluster: j.cluster.Name, Target: j.target, Nodes: len(j.nodes)}
 	for i := range registry {
-		j.run(&registry[i], r)
+		if wanted(&registry[i]) {
+			j.run(&registry[i], r)
+		}
 	}
 	r.finish()
 	return r
@@ -229,6 +250,18 @@ func (r *Report) finish() {
 	if len(r.Results) == 0 {
 		r.Status = Unsure
 	}
+}
+
+// InTheWay are the results that stand against going on: what failed, and, unless
+// that is known and accepted, what is required and could not be found out.
+func (r *Report) InTheWay(accepted bool) []Result {
+	var out []Result
+	for _, res := range r.Results {
+		if res.Status == Fail || res.Status == Unsure && res.Severity == Required && !accepted {
+			out = append(out, res)
+		}
+	}
+	return out
 }
 
 // Trim leaves out results that passed, and counts them.

@@ -1,8 +1,10 @@
 package preflight
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -456,5 +458,44 @@ func TestResolveEncapsulation(t *testing.T) {
 		if got := Resolve(c.cluster, nil, Target{Encapsulation: c.given}).Encapsulation; got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
+	}
+}
+
+// A node that is about to be moved is held against the checks that docs/migration.md
+// names. What is true by then, Calico's overlay beside flannel's, is not in the way.
+func TestJudgeNode(t *testing.T) {
+	text, err := os.ReadFile("../../docs/migration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = bytes.Cut(text, []byte("### Before a node moves"))
+	text, _, _ = bytes.Cut(text, []byte("makes the node fail"))
+	f := good(3)
+	n := f.nodes[1]
+	n.Links.Value = append(slices.Clone(n.Links.Value), Link{Name: "vxlan.calico", Kind: "vxlan", MTU: 1450, Up: true, VNI: DefaultVNI, Port: DefaultPort})
+	r := JudgeNode(f.cluster, n, f.target)
+	if r.Status != Pass || r.Nodes != 1 {
+		t.Errorf("%s of %d nodes", r.Status, r.Nodes)
+	}
+	for _, res := range r.Results {
+		if !slices.Equal(res.Nodes, []string{n.Node}) || res.Status != Pass {
+			t.Errorf("%s: %s on %v: %s", res.ID, res.Status, res.Nodes, res.Measured)
+		}
+	}
+	for _, c := range Checks() {
+		judged := slices.ContainsFunc(r.Results, func(res Result) bool { return res.ID == c.ID })
+		if named := bytes.Contains(text, []byte("`"+c.ID+"`")); named != judged || judged && !c.PerNode() {
+			t.Errorf("%s: judged %t, in docs/migration.md %t, looks at a node %t", c.ID, judged, named, c.PerNode())
+		}
+	}
+	n.CNI.Value.ReadOnly = []string{"/etc/cni/net.d"}
+	r = JudgeNode(f.cluster, n, f.target)
+	if way := r.InTheWay(true); len(way) != 1 || way[0].ID != "cni-writable" {
+		t.Errorf("%+v", way)
+	}
+	// Of a node that does not answer nothing is known; that is in the way until it is accepted.
+	r = JudgeNode(f.cluster, NodeFacts{Node: n.Node, Problem: "no answer"}, f.target)
+	if r.Status != Unsure || len(r.InTheWay(false)) == 0 || len(r.InTheWay(true)) != 0 {
+		t.Errorf("%s: %+v", r.Status, r.InTheWay(false))
 	}
 }

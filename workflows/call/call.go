@@ -132,6 +132,12 @@ func Preflight(ctx workflow.Context, in checks.Input) (preflight.Report, error) 
 	return get[preflight.Report](ctx, contract.ActPreflight, in)
 }
 
+// CheckNode makes the preflight of one node that is about to be moved.
+func CheckNode(ctx workflow.Context, in checks.NodeInput) (preflight.Report, error) {
+	ctx = options.Measure(ctx, options.PreflightTime, "preflight of "+in.Node)
+	return get[preflight.Report](ctx, contract.ActCheckNode, in)
+}
+
 // PlanMigration plans how one cluster would be taken to Calico. Its node agents must be there.
 func PlanMigration(ctx workflow.Context, in checks.PlanInput) (checks.Planned, error) {
 	ctx = options.Measure(ctx, options.PreflightTime, "plan the migration of "+in.Cluster.Name)

@@ -20,6 +20,7 @@ const (
 	ActMeasure     = "verify.Measure"
 
 	ActPreflight     = "preflight.Check"
+	ActCheckNode     = "preflight.CheckNode"
 	ActPlanMigration = "preflight.PlanMigration"
 
 	ActClaim        = "migrate.Claim"

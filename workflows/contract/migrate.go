@@ -161,6 +161,8 @@ type MigrateNodeInput struct {
 	Node      string           `json:"node"`
 	Mode      migration.Mode   `json:"mode"`
 	Target    preflight.Target `json:"target"`
+	// Unknown accepts that preflight cannot find out everything about the node.
+	Unknown bool `json:"unknown,omitempty"`
 	// Back takes the node back to Canal; it was on Calico, or on the way.
 	Back         bool                 `json:"back,omitempty"`
 	Requirements []probes.Requirement `json:"requirements"`

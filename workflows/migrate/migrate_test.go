@@ -15,6 +15,7 @@ import (
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/probes/migration"
+	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/migrate"
 )
@@ -50,7 +51,7 @@ func TestInPlace(t *testing.T) {
 		t.Error("something was undone")
 	}
 	for _, n := range out.Nodes {
-		if n.Own != 3*time.Second || n.Evidence == "" || n.StartedAt.IsZero() || n.FinishedAt.IsZero() {
+		if n.Own != 4*time.Second || n.Evidence == "" || n.StartedAt.IsZero() || n.FinishedAt.IsZero() {
 			t.Errorf("node %+v", n)
 		}
 	}
@@ -155,6 +156,49 @@ func TestEveryStepCanFail(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What has changed on a node since the plan is found before anything is changed there.
+func TestANodeIsHeldAgainstTheChecksAgain(t *testing.T) {
+	const why = "check: preflight: cni-writable is "
+	for name, c := range map[string]struct {
+		found       preflight.Status
+		acknowledge []string
+		wants       string
+	}{
+		"it fails":                      {preflight.Fail, nil, why + "fail: read-only; mend it"},
+		"it fails, unknown is known of": {preflight.Fail, []string{migration.AckUnknown}, why + "fail: read-only; mend it"},
+		"it is unknown":                 {preflight.Unsure, nil, why + "unknown: read-only; mend it"},
+		"it is unknown, as is known":    {preflight.Unsure, []string{migration.AckUnknown}, ""},
+		"it warns":                      {preflight.Warn, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRun(t, three...)
+			in := r.input(migration.Options{})
+			in.Acknowledge = append(in.Acknowledge, c.acknowledge...)
+			r.c.Spoil("w2", c.found, "read-only")
+			if c.wants != "" {
+				r.at(time.Hour, func(s contract.MigrateStatus) {
+					if s.State != contract.StateStopped || !strings.Contains(s.Reason, "w2: "+c.wants) {
+						t.Errorf("state %s: %s", s.State, s.Reason)
+					}
+					if n := r.count("Do check w2") + r.count("Undo"); n > 0 {
+						t.Errorf("%d steps were made or undone on what was not touched", n)
+					}
+					r.c.Spoil("w2", preflight.Pass, "")
+				})
+				r.after(time.Hour+time.Minute, contract.UpdateResume, "resume", by("bob"))
+			}
+			out := r.run(in)
+			r.wantMigrated(out)
+			for _, n := range out.Nodes {
+				if n.Own < time.Second {
+					t.Errorf("%s: own time %s is without the preflight's", n.Name, n.Own)
+				}
+			}
+		})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/migrate"
+	checks "portcullis.dev/portcullis/activities/preflight"
 	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
@@ -63,6 +64,11 @@ func (n *node) forward(ctx workflow.Context) string {
 		}
 		n.begun = append(n.begun, step)
 		n.tell(ctx, step)
+		if step == migration.Check {
+			if problem := n.preflight(ctx); problem != "" {
+				return fmt.Sprintf("%s: %s", step, problem)
+			}
+		}
 		done, err := call.Do(ctx, n.input(step), 0)
 		if err != nil {
 			return fmt.Sprintf("%s: %s", step, story.Reason(err))
@@ -79,6 +85,31 @@ func (n *node) forward(ctx workflow.Context) string {
 		n.note(ctx, "the wire is as before, evidence "+call.Short(n.result.Evidence))
 	}
 	n.result.CNI, n.result.Proven = calico, true
+	return ""
+}
+
+// nodePreflight is the change that has a node held against the checks again before it moves.
+const nodePreflight = "node-preflight"
+
+// preflight holds the node against the checks once more: much may have changed since
+// the plan. It says what is in the way, or "".
+func (n *node) preflight(ctx workflow.Context) string {
+	if workflow.GetVersion(ctx, nodePreflight, workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return ""
+	}
+	report, err := call.CheckNode(ctx, checks.NodeInput{Input: checks.Input{Cluster: n.in.Cluster, Target: n.in.Target}, Node: n.in.Node})
+	if err != nil {
+		return "preflight: " + story.Reason(err)
+	}
+	n.result.Own += report.Took
+	var found []string
+	for _, r := range report.InTheWay(n.in.Unknown) {
+		found = append(found, fmt.Sprintf("%s is %s: %s; %s", r.ID, r.Status, r.Measured, r.Remedy))
+	}
+	if len(found) > 0 {
+		return "preflight: " + story.Some(found, namedAtMost)
+	}
+	n.note(ctx, fmt.Sprintf("preflight in %s: nothing is in the way", report.Took.Round(time.Millisecond)))
 	return ""
 }
 

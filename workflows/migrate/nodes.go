@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/migrate"
+	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/options"
@@ -198,7 +199,7 @@ func (m *cluster) begin(ctx workflow.Context, n *contract.NodeState) {
 func (m *cluster) child(n *contract.NodeState) contract.MigrateNodeInput {
 	return contract.MigrateNodeInput{
 		Cluster: m.state.Cluster, Migration: m.state.Migration, Node: n.Name, Mode: n.Mode, Target: m.state.Plan.Target,
-		Requirements: m.state.Requirements, Settings: m.in.Settings, Baseline: m.state.Baseline,
+		Unknown: slices.Contains(m.in.Acknowledge, migration.AckUnknown), Requirements: m.state.Requirements, Settings: m.in.Settings, Baseline: m.state.Baseline,
 	}
 }
 

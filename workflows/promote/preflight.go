@@ -76,10 +76,8 @@ func inTheWay(c contract.ClusterPreflight) string {
 		return ""
 	}
 	var found []string
-	for _, r := range c.Report.Results {
-		if r.Status == preflight.Fail || r.Status == preflight.Unsure && r.Severity == preflight.Required {
-			found = append(found, fmt.Sprintf("%s is %s (%s)", r.ID, r.Status, r.Measured))
-		}
+	for _, r := range c.Report.InTheWay(false) {
+		found = append(found, fmt.Sprintf("%s is %s (%s)", r.ID, r.Status, r.Measured))
 	}
 	if len(found) == 0 {
 		return string(c.Report.Status)

@@ -44,6 +44,14 @@ func migrations() map[string]scenario {
 				s.until(contract.StateStopped)
 				s.update(contract.UpdateResume, bob)
 			}},
+		// What has changed on a node since the plan is found before it moves.
+		"migrate-unfit-node": {nodes: []string{"cp*", "w1"}, input: migrating(migration.Options{}), arrange: func(s *stage) {
+			s.w.Canal.Spoil("w1", preflight.Fail, "read-only")
+		}, during: func(s *stage) {
+			s.until(contract.StateStopped)
+			s.w.Canal.Spoil("w1", preflight.Pass, "")
+			s.update(contract.UpdateResume, bob)
+		}},
 		"migrate-aborted": {nodes: []string{"cp*", "w1", "w2"}, input: migrating(migration.Options{}), arrange: func(s *stage) { s.hang("Do", "swap w2", time.Minute) },
 			during: func(s *stage) {
 				s.await("Do swap w2")

@@ -93,10 +93,15 @@ func TestGroupsAreAskedAgainUntilSlackAnswers(t *testing.T) {
 	r := newRun(t, ruled(2, 0, func(a *rancher.Approvals) {
 		a.From = rancher.Approvers{People: []string{"ann"}, Groups: []string{"S0OPS"}}
 	}))
-	r.w.SetSlack("Slack does not answer")
+	r.always("ResolveGroups", "S0OPS", fail(errs.Failed("Slack does not answer")))
 	r.after(20*time.Second, contract.UpdateApprove, "bob early", r.vote("bob"))
 	r.after(25*time.Second, contract.UpdateApprove, "ann", r.vote("ann"))
-	r.env.RegisterDelayedCallback(func() { r.w.SetSlack(""); r.w.SetGroup("S0OPS", "U0BOB", "U0NEW") }, 30*time.Second)
+	r.env.RegisterDelayedCallback(func() {
+		r.w.SetGroup("S0OPS", "U0BOB", "U0NEW")
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.hooks = nil
+	}, 30*time.Second)
 	r.after(3*time.Minute, contract.UpdateApprove, "eve", r.vote("eve"))
 	r.after(4*time.Minute, contract.UpdateApprove, "bob", r.vote("bob"))
 	out := r.do(r.input())

@@ -53,7 +53,7 @@ func (a *app) server(ctx context.Context, logs config.Log) error {
 		defer a.stopDevServer(dev, log)
 		cfg.Temporal = config.Temporal{Address: dev.Address, Namespace: dev.Namespace, TaskQueue: cfg.Temporal.TaskQueue}
 	}
-	d, err := daemon.New(daemon.Options{Config: cfg, APIKey: a.apiKey(), Version: Version(), Logger: log})
+	d, err := daemon.New(daemon.Options{Config: cfg, APIKey: a.apiKey(), Version: Version(), Commit: commit, Logger: log})
 	if err != nil {
 		return err
 	}

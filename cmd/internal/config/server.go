@@ -110,6 +110,10 @@ type Slack struct {
 	SigningSecretFile string `json:"signingSecretFile,omitempty"`
 	// Listen is host:port for Slack's interactions; empty means none.
 	Listen string `json:"listen,omitempty"`
+	// APIURL is Slack's Web API. Default https://slack.com/api/; GovSlack has another.
+	APIURL string `json:"apiURL,omitempty"`
+	// CAFile has the certificates to trust; empty means the system's.
+	CAFile string `json:"caFile,omitempty"`
 }
 
 // On tells whether the daemon has Slack.
@@ -185,7 +189,7 @@ func resolveFiles(s *Server, dir string) {
 		&s.Rancher.TokenFile, &s.Rancher.CAFile,
 		&s.Temporal.APIKeyFile, &s.Temporal.TLS.CAFile, &s.Temporal.TLS.CertFile, &s.Temporal.TLS.KeyFile,
 		&s.Git.CacheDir, &s.Git.CAFile,
-		&s.Slack.BotTokenFile, &s.Slack.AppTokenFile, &s.Slack.SigningSecretFile,
+		&s.Slack.BotTokenFile, &s.Slack.AppTokenFile, &s.Slack.SigningSecretFile, &s.Slack.CAFile,
 	} {
 		if *f != "" && !filepath.IsAbs(*f) {
 			*f = filepath.Join(dir, *f)
@@ -230,6 +234,9 @@ func validateSlackServer(d *document, s Slack) {
 	}
 	d.required("slack.botTokenFile", s.BotTokenFile)
 	d.hostPort("slack.listen", s.Listen)
+	if u, err := url.Parse(s.APIURL); s.APIURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" || u.User != nil) {
+		d.fail("slack.apiURL", "is not a plain https URL; tokens are sent over https only")
+	}
 	switch {
 	case (s.Listen == "") != (s.SigningSecretFile == ""):
 		d.fail("slack", "has one of listen and signingSecretFile; they go together")

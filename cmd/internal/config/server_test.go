@@ -25,9 +25,9 @@ func TestServerIsReadAndCompleted(t *testing.T) {
 	require.False(t, s.Temporal.TLS.On())
 	require.Empty(t, s.Metrics.Listen)
 	require.False(t, s.Slack.On())
-	s, err = ParseServer("/etc/portcullis/server.yaml", []byte("slack: {botTokenFile: bot, appTokenFile: app, signingSecretFile: /run/secret, listen: 0.0.0.0:8085}"))
+	s, err = ParseServer("/etc/portcullis/server.yaml", []byte("slack: {botTokenFile: bot, appTokenFile: app, signingSecretFile: /run/secret, listen: 0.0.0.0:8085, apiURL: https://slack-gov.com/api/, caFile: ca.pem}"))
 	require.NoError(t, err)
-	require.Equal(t, Slack{"/etc/portcullis/bot", "/etc/portcullis/app", "/run/secret", "0.0.0.0:8085"}, s.Slack)
+	require.Equal(t, Slack{"/etc/portcullis/bot", "/etc/portcullis/app", "/run/secret", "0.0.0.0:8085", "https://slack-gov.com/api/", "/etc/portcullis/ca.pem"}, s.Slack)
 }
 
 func TestBadServersAreRefusedWithThePlace(t *testing.T) {
@@ -44,6 +44,7 @@ func TestBadServersAreRefusedWithThePlace(t *testing.T) {
 		"slack way in":   {"slack: {botTokenFile: bot}", `s.yaml:1:1: slack: has no way in for what people press: give appTokenFile for Socket Mode, or listen and signingSecretFile`},
 		"slack secret":   {"slack: {botTokenFile: bot, appTokenFile: app, listen: ':8085'}", `s.yaml:1:1: slack: has one of listen and signingSecretFile; they go together`},
 		"slack listen":   {"slack: {botTokenFile: bot, signingSecretFile: s, listen: slack}", `s.yaml:1:50: slack.listen: "slack" is not host:port`},
+		"slack http":     {"slack: {botTokenFile: bot, appTokenFile: app, apiURL: 'http://slack.com/api/'}", `s.yaml:1:47: slack.apiURL: is not a plain https URL; tokens are sent over https only`},
 		"port as number": {"metrics: {listen: 9090}", `s.yaml:1:19: metrics.listen: wants text and has a number; put it in quotes: "9090"`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -40,8 +41,10 @@ type Options struct {
 	Config config.Server
 	// APIKey for Temporal goes before the configuration's file.
 	APIKey string
-	// Version is told in the User-Agent and the worker's identity.
+	// Version is told in the User-Agent, the worker's identity and the metrics;
+	// Commit, where it is known, in the metrics.
 	Version string
+	Commit  string
 	Logger  *slog.Logger
 
 	// Injected dependencies; nil takes the real one.
@@ -59,13 +62,16 @@ type Daemon struct {
 	opts    Options
 	parts   *Parts
 	metrics *metrics
-	ready   readiness
+	health  *health
+	polls   *polls
+	world   *world
 	stop    context.CancelFunc
 	stopped context.Context
-}
 
-// readiness is what /readyz tells.
-type readiness struct{ rancher, temporal atomic.Bool }
+	// temporal is set once it is connected, and watching once Rancher's caches are filled.
+	temporal atomic.Pointer[client.Client]
+	watching atomic.Bool
+}
 
 // shutdownTimeout is how long activities may take to end when the daemon stops.
 // They are told at once; what does not end is tried again by another worker.
@@ -86,11 +92,10 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(o.Config.Metrics.Listen != "", parts.Collectors)
-	if err != nil {
+	d := &Daemon{opts: o, parts: parts, health: newHealth(time.Now), polls: newPolls(time.Now), world: newWorld(o.Config.Temporal.Namespace, o.Logger)}
+	if d.metrics, err = newMetrics(o, slices.Concat(parts.Collectors, []prometheus.Collector{d.health.up, d.world})...); err != nil {
 		return nil, err
 	}
-	d := &Daemon{opts: o, parts: parts, metrics: m}
 	d.stopped, d.stop = context.WithCancel(context.Background())
 	return d, nil
 }
@@ -112,6 +117,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	defer listener.close()
+	go d.watch(ctx)
 
 	broken := make(chan error, 2)
 	if err := d.openRancher(ctx, broken); err != nil {
@@ -122,6 +128,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return ended(ctx, err)
 	}
 	defer temporal.Close()
+	d.temporal.Store(&temporal)
 	if err := d.registerSearchAttributes(ctx, temporal); err != nil {
 		return ended(ctx, err)
 	}
@@ -134,14 +141,15 @@ func (d *Daemon) work(ctx context.Context, temporal client.Client, broken chan e
 	if err := w.Start(); err != nil {
 		return ended(ctx, connect.Explain(err, d.opts.Config.Temporal))
 	}
-	d.ready.temporal.Store(true)
+	if d.opts.Config.Metrics.Listen != "" {
+		go d.world.follow(ctx, temporal)
+	}
 	d.opts.Logger.Info("working", "taskQueue", d.opts.Config.Temporal.TaskQueue, "temporal", d.opts.Config.Temporal.Address)
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-broken:
 	}
-	d.ready.temporal.Store(false)
 	d.opts.Logger.Info("stopping", "within", shutdownTimeout)
 	w.Stop()
 	d.opts.Logger.Info("stopped")

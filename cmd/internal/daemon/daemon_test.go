@@ -4,16 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
@@ -108,7 +103,7 @@ func TestRancherThatIsDownIsWaitedFor(t *testing.T) {
 	d, log := newDaemon(t, r, func() error { return serviceerror.NewUnavailable("down") })
 	done := make(chan error, 1)
 	go func() { done <- d.Run(t.Context()) }()
-	require.Eventually(t, d.ready.rancher.Load, 5*time.Second, time.Millisecond)
+	require.Eventually(t, d.watching.Load, 5*time.Second, time.Millisecond)
 	d.Stop()
 	require.NoError(t, <-done)
 	require.Contains(t, log.String(), "Rancher cannot be used yet")
@@ -129,49 +124,6 @@ func TestDaemonEndsInOrderWhileItWaits(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	d, _ := newDaemon(t, &fakeRancher{}, func() error { cancel(); return serviceerror.NewUnavailable("down") })
 	require.NoError(t, d.Run(ctx))
-}
-
-func TestReadiness(t *testing.T) {
-	d, _ := newDaemon(t, &fakeRancher{}, nil)
-	d.metrics = &metrics{registry: prometheus.NewRegistry()}
-	server := httptest.NewServer(d.routes())
-	defer server.Close()
-	ask := func(path string) (int, string) {
-		response, err := http.Get(server.URL + path)
-		require.NoError(t, err)
-		defer func() { require.NoError(t, response.Body.Close()) }()
-		body, err := io.ReadAll(response.Body)
-		require.NoError(t, err)
-		return response.StatusCode, string(body)
-	}
-	code, _ := ask("/healthz")
-	require.Equal(t, 200, code)
-	d.ready.rancher.Store(true)
-	code, body := ask("/readyz")
-	require.Equal(t, 503, code)
-	require.Equal(t, "rancher: ready\ntemporal: waiting\n", body)
-	d.ready.temporal.Store(true)
-	code, _ = ask("/readyz")
-	require.Equal(t, 200, code)
-}
-
-func TestMetricsOfTheSDKReachTheRegistry(t *testing.T) {
-	own := prometheus.NewCounter(prometheus.CounterOpts{Name: "portcullis_test_total", Help: "x"})
-	m, err := newMetrics(true, []prometheus.Collector{own})
-	require.NoError(t, err)
-	m.sdk.WithTags(map[string]string{"operation": "x"}).Timer("temporal_request_latency").Record(30 * time.Millisecond)
-	families, err := m.registry.Gather()
-	require.NoError(t, err)
-	var names []string
-	for _, f := range families {
-		names = append(names, f.GetName())
-		if strings.HasPrefix(f.GetName(), "temporal_request_latency") {
-			require.InDelta(t, .001, f.GetMetric()[0].GetHistogram().GetBucket()[0].GetUpperBound(), 1e-9)
-		}
-	}
-	require.Contains(t, names, "portcullis_test_total")
-	require.Contains(t, names, "temporal_request_latency_seconds")
-	require.Contains(t, names, "go_goroutines")
 }
 
 // fakeOperator is a Temporal that has some search attributes.

@@ -11,16 +11,17 @@ import (
 	"portcullis.dev/portcullis/cmd/internal/config"
 )
 
-// NewLogger writes to w as the configuration says.
+// NewLogger writes to w as the configuration says. Each line says which rollout,
+// environment and cluster it is about, where it is about one.
 func NewLogger(w io.Writer, c config.Log) *slog.Logger {
 	level := slog.LevelInfo
 	// The configuration was validated; an unknown word leaves the default.
 	_ = level.UnmarshalText([]byte(c.Level))
 	o := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+		return slog.New(newAbout(slog.NewJSONHandler(w, o)))
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return slog.New(newAbout(slog.NewTextHandler(w, o)))
 }
 
 // Adopt sends what libraries log by themselves (client-go by klog, lasso by

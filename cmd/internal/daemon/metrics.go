@@ -4,59 +4,56 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
-	"go.opentelemetry.io/otel/sdk/metric"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/contrib/opentelemetry"
 
 	"portcullis.dev/portcullis/activities/errs"
 )
 
 // metrics is the daemon's own registry, and the way of the SDK's metrics into it.
 type metrics struct {
-	registry *prometheus.Registry
-	sdk      client.MetricsHandler
+	registry   *prometheus.Registry
+	sdk        client.MetricsHandler
+	activities *activityMetrics
 }
 
 // newMetrics registers everything. Without a listener nothing is collected.
-func newMetrics(on bool, own []prometheus.Collector) (*metrics, error) {
-	if !on {
-		return &metrics{sdk: client.MetricsNopHandler}, nil
+func newMetrics(o Options, own ...prometheus.Collector) (*metrics, error) {
+	m := &metrics{sdk: client.MetricsNopHandler, activities: newActivityMetrics()}
+	if o.Config.Metrics.Listen == "" {
+		return m, nil
 	}
-	m := &metrics{registry: prometheus.NewRegistry()}
-	for _, c := range append([]prometheus.Collector{
+	m.registry = prometheus.NewRegistry()
+	for _, c := range slices.Concat([]prometheus.Collector{
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	}, own...) {
+		buildInfo(o),
+	}, m.activities.collectors(), own) {
 		if err := m.registry.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
 	}
-	exporter, err := otelprom.New(otelprom.WithRegisterer(m.registry), otelprom.WithoutScopeInfo(), otelprom.WithoutTargetInfo())
-	if err != nil {
-		return nil, fmt.Errorf("registering the SDK's metrics: %w", err)
-	}
-	provider := metric.NewMeterProvider(metric.WithReader(exporter), metric.WithView(seconds()))
-	m.sdk = opentelemetry.NewMetricsHandler(opentelemetry.MetricsHandlerOptions{Meter: provider.Meter("temporal-sdk-go")})
-	return m, nil
+	var err error
+	m.sdk, err = sdkMetrics(m.registry, o.Logger)
+	return m, err
 }
 
-// seconds gives every histogram bounds from a millisecond to an hour: the
-// default ones are meant for milliseconds, and the SDK measures in seconds.
-func seconds() metric.View {
-	return metric.NewView(
-		metric.Instrument{Kind: metric.InstrumentKindHistogram},
-		metric.Stream{Aggregation: metric.AggregationExplicitBucketHistogram{
-			Boundaries: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10, 30, 60, 300, 600, 3600},
-		}},
-	)
+func buildInfo(o Options) prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "portcullis_build_info", Help: "1, with the version of this daemon, its commit and the Go that built it.",
+		ConstLabels: prometheus.Labels{"version": o.Version, "commit": o.Commit, "goversion": runtime.Version()},
+	})
+	g.Set(1)
+	return g
 }
 
 // listener is the daemon's HTTP side, or nothing.
@@ -72,7 +69,11 @@ func (d *Daemon) listen(ctx context.Context) (listener, error) {
 	if err != nil {
 		return listener{}, errs.Invalid("metrics.listen: cannot listen on %s: %v", address, err)
 	}
-	server := &http.Server{Handler: d.routes(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	server := &http.Server{
+		Handler: d.routes(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(d.opts.Logger.Handler(), slog.LevelDebug),
+	}
 	go func() {
 		if err := server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {
 			d.opts.Logger.Error("the metrics listener ended", "error", err)
@@ -90,24 +91,10 @@ func (l listener) close() {
 
 func (d *Daemon) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", d.readyz)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 20 * time.Second}))
+	// /healthz is /livez under its older name.
+	mux.HandleFunc("GET /livez", d.health.livez)
+	mux.HandleFunc("GET /healthz", d.health.livez)
+	mux.HandleFunc("GET /readyz", d.health.readyz)
 	return mux
-}
-
-// readyz is 200 when rollouts can make progress through this daemon.
-func (d *Daemon) readyz(w http.ResponseWriter, _ *http.Request) {
-	rancher, temporal := d.ready.rancher.Load(), d.ready.temporal.Load()
-	if !rancher || !temporal {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	_, _ = fmt.Fprintf(w, "rancher: %s\ntemporal: %s\n", word(rancher), word(temporal))
-}
-
-func word(ready bool) string {
-	if ready {
-		return "ready"
-	}
-	return "waiting"
 }

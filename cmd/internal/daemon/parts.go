@@ -10,6 +10,7 @@ import (
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/migrate"
 	"portcullis.dev/portcullis/activities/preflight"
+	"portcullis.dev/portcullis/activities/slack"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/cmd/internal/config"
@@ -29,6 +30,10 @@ func build(cfg config.Server, version string) (*Parts, error) {
 	if err != nil {
 		return nil, errs.FromRancher(err)
 	}
+	chat, err := slack.NewClient(slack.Config{BotTokenFile: cfg.Slack.BotTokenFile, URL: cfg.Slack.APIURL, CAFile: cfg.Slack.CAFile})
+	if err != nil {
+		return nil, err
+	}
 	agent := verify.Config{
 		Image:            cfg.Agent.Image,
 		Namespace:        cfg.Agent.Namespace,
@@ -41,6 +46,7 @@ func build(cfg config.Server, version string) (*Parts, error) {
 		Verify:    verify.New(agent, client),
 		Preflight: preflight.New(preflight.Config{Namespace: cfg.Agent.Namespace}, client),
 		Migrate:   migrate.New(agent, client, client),
+		Slack:     slack.New(chat),
 	}
 	return &Parts{
 		Rancher: typed{client},
@@ -48,7 +54,7 @@ func build(cfg config.Server, version string) (*Parts, error) {
 			workflows.Register(r)
 			workflows.RegisterActivities(r, activities)
 		},
-		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors(), activities.Preflight.Collectors()),
+		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors(), activities.Preflight.Collectors(), chat.Collectors()),
 	}, nil
 }
 

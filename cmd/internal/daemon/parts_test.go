@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/pem"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -62,6 +63,6 @@ func TestRealPartsCanBeRegistered(t *testing.T) {
 	require.NoError(t, err)
 	defer lazy.Close()
 	require.NotPanics(t, func() { parts.Register(worker.New(lazy, "q", worker.Options{})) })
-	_, err = newMetrics(true, parts.Collectors)
+	_, err = newMetrics(Options{Config: config.Server{Metrics: config.Metrics{Listen: "127.0.0.1:0"}}, Logger: slog.New(slog.DiscardHandler)}, parts.Collectors...)
 	require.NoError(t, err)
 }

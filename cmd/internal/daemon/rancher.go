@@ -39,7 +39,7 @@ func (d *Daemon) startRancher(ctx context.Context, last error, broken chan<- err
 			}
 		}
 		if last = d.useRancher(ctx, last); last == nil {
-			d.ready.rancher.Store(true)
+			d.watching.Store(true)
 			d.opts.Logger.Info("Rancher is in use", "url", d.opts.Config.Rancher.URL, "workspace", d.opts.Config.Rancher.Workspace)
 			return
 		}

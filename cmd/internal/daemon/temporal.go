@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 
@@ -33,6 +35,8 @@ func (d *Daemon) openTemporal(ctx context.Context) (client.Client, error) {
 	}
 	o.Logger = log.NewStructuredLogger(d.opts.Logger)
 	o.MetricsHandler = d.metrics.sdk
+	o.Identity = identity(d.opts.Version)
+	d.polls.options(&o)
 	for n := 0; ; n++ {
 		c, err := d.dial(ctx, o)
 		if err == nil {
@@ -49,6 +53,15 @@ func (d *Daemon) openTemporal(ctx context.Context) (client.Client, error) {
 	}
 }
 
+// identity is what people see in the Temporal UI of who polled and who ran what.
+func identity(version string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("portcullis/%s@%s:%d", version, host, os.Getpid())
+}
+
 func (d *Daemon) dial(ctx context.Context, o client.Options) (client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -61,6 +74,7 @@ func (d *Daemon) newWorker(c client.Client, broken chan<- error) worker.Worker {
 		// wave may be a thousand clusters.
 		MaxConcurrentActivityExecutionSize: 1000,
 		WorkerStopTimeout:                  shutdownTimeout,
+		Interceptors:                       []interceptor.WorkerInterceptor{&watching{metrics: d.metrics.activities}},
 		OnFatalError: func(err error) {
 			select {
 			case broken <- connect.Explain(err, d.opts.Config.Temporal):

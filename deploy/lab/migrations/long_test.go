@@ -100,18 +100,28 @@ func TestFaults(t *testing.T) {
 		fault []string
 		// says is in the reason.
 		says string
+		// both is true where Canal cannot come back either: it waits, in sight, until
+		// the fault is mended, and stops then.
+		both bool
 	}{
-		{"Calico's overlay is blocked", []string{"block", "canal-3", "proto=udp", "port=4789"}, "canal-3"},
-		{"Calico crashes", []string{"calico", "canal-2", "how=crash"}, "calico-node"},
-		{"Calico hangs", []string{"calico", "canal-2", "how=hang"}, "calico-node"},
-		{"Calico's image is not there", []string{"calico", "canal-2", "how=no-image"}, "calico-node"},
-		{"the CNI folder cannot be written", []string{"cni-readonly", "canal-2"}, "canal-2"},
-		{"CNI programs cannot be written", []string{"cni-readonly", "canal-2", "dir=bin"}, "canal-2"},
+		{"the CNI folder cannot be written", []string{"cni-readonly", "canal-2"}, "preflight: cni-writable", false},
+		{"CNI programs cannot be written", []string{"cni-readonly", "canal-2", "dir=bin"}, "preflight: cni-writable", false},
+		{"Calico's overlay is blocked", []string{"block", "canal-3", "proto=udp", "port=4789"}, "canal-3", false},
+		{"Calico crashes", []string{"calico", "canal-2", "how=crash"}, "calico-node", false},
+		{"Calico hangs", []string{"calico", "canal-2", "how=hang"}, "calico-node", false},
+		{"Calico's image, which is Canal's too, is gone", []string{"calico", "canal-2", "how=no-image"}, "calico-node", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before, w := set(t, inOrder...)
 			reached(t, "", "split")
 			mend := p.Inject(t, c.fault...)
+			if c.both {
+				m := until(t, migrationLimit, "held up on its way back", func(m drive.Migration) bool {
+					return !m.Running || m.State == "stopped" || slices.ContainsFunc(m.Waiting, func(w drive.Waiting) bool { return strings.HasPrefix(w.Activity, "undo") })
+				})
+				t.Log(m)
+				mend()
+			}
 			m := rests(t, migrationLimit)
 			t.Log(m)
 			if m.State != "stopped" || !strings.Contains(m.Reason, c.says) {

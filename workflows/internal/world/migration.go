@@ -72,6 +72,8 @@ type canalNode struct {
 	// late is true for a node that joined after the plan was made.
 	late bool
 	lost bool
+	// unfit is what a preflight of the node finds.
+	unfit *preflight.Result
 }
 
 // MakeCanal adds a cluster with Canal to the world. A name that ends in a star
@@ -111,6 +113,26 @@ func (c *Canal) Lose(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.node(name).lost = true
+}
+
+// Spoil says what a preflight of a node finds from now on; Pass is nothing.
+func (c *Canal) Spoil(name string, status preflight.Status, measured string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.node(name).unfit = &preflight.Result{
+		ID: "cni-writable", Severity: preflight.Required, Status: status, Nodes: []string{name}, Measured: measured, Remedy: "mend it",
+	}
+}
+
+// CheckNode is what a preflight of a node finds.
+func (c *Canal) CheckNode(name string) *preflight.Report {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := &preflight.Report{Cluster: c.Cluster, Status: preflight.Pass, Nodes: 1, Took: time.Second}
+	if n := c.node(name); n != nil && n.unfit != nil && n.unfit.Status != preflight.Pass {
+		r.Status, r.Results = n.unfit.Status, []preflight.Result{*n.unfit}
+	}
+	return r
 }
 
 // Drain makes the plan drain a node.

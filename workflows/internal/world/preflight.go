@@ -36,3 +36,11 @@ func (p *Preflight) Check(ctx context.Context, in checks.Input) (*preflight.Repo
 	}
 	return r, nil
 }
+
+// CheckNode finds what the model of the cluster has.
+func (p *Preflight) CheckNode(ctx context.Context, in checks.NodeInput) (*preflight.Report, error) {
+	if err := p.w.did(ctx, "CheckNode", in.Node, false); err != nil {
+		return nil, err
+	}
+	return p.w.Canal.CheckNode(in.Node), nil
+}

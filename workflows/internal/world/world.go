@@ -52,6 +52,8 @@ type World struct {
 	Canal *Canal
 	// Findings are what Inspect finds.
 	Findings []source.Finding
+	// Groups are Slack's user groups and the users in them.
+	Groups map[string][]string
 
 	mu       sync.Mutex
 	plans    []deliver.EnvironmentPlan
@@ -62,10 +64,8 @@ type World struct {
 	noise    map[string]string
 	held     string
 	calls    []string
+	posts    []*SlackPost
 	writes   int
-	// groups are Slack's user groups; slackDown is why it does not answer.
-	groups    map[string][]string
-	slackDown string
 }
 
 // Env describes one environment of a world: its GitRepos (units) with a number
@@ -141,7 +141,7 @@ func (w *World) Register(r worker.ActivityRegistry) {
 	r.RegisterActivityWithOptions(&Verify{w}, activity.RegisterOptions{Name: "verify."})
 	r.RegisterActivityWithOptions(&Preflight{w}, activity.RegisterOptions{Name: "preflight."})
 	r.RegisterActivityWithOptions(&Migrate{w}, activity.RegisterOptions{Name: "migrate."})
-	r.RegisterActivityWithOptions(&Groups{w}, activity.RegisterOptions{Name: "slack."})
+	r.RegisterActivityWithOptions(&Slack{w}, activity.RegisterOptions{Name: "slack."})
 }
 
 // Live is the revision that a GitRepo has live.
