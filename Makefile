@@ -58,8 +58,13 @@ demo-down: build-lab ## Remove the demo and the lab
 	$(LAB) down
 
 ##@ Test
-.PHONY: test test-unit test-e2e test-faults test-migrations bench fuzz
-test: lab-build test-unit test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
+.PHONY: test prometheus test-unit test-e2e test-faults test-migrations bench fuzz
+test: lab-build prometheus test-unit test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
+
+prometheus: ## Fetch Debian's prometheus and promtool into bin, for the tests of alerts and dashboard (installs nothing)
+	@{ command -v prometheus && command -v promtool; } >/dev/null || test -x bin/promtool || { dir=$$(mktemp -d); trap 'rm -rf '$$dir EXIT; \
+	  chmod 755 $$dir; (cd $$dir; apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; dpkg-deb -x prometheus_*.deb .) && \
+	  mkdir -p bin && install $$dir/usr/bin/prometheus $$dir/usr/bin/promtool bin/; } || echo "prometheus cannot be fetched here: the tests that need it are skipped"
 
 test-unit: ## Unit, property, workflow and replay tests, with the race detector
 	@for m in $(UNIT_MODULES); do echo "== $$m"; (cd $$m && go vet ./... && go test -race -timeout 10m $$(go list ./... | grep -vE '$(ON_THE_LAB)')); done

@@ -2,6 +2,7 @@ package drift
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -114,4 +115,9 @@ func orNone(values ...string) string {
 		}
 	}
 	return "not deployed"
+}
+
+// SameReleases says whether Fleet reports the same releases.
+func (d *Delivered) SameReleases(other *Delivered) bool {
+	return maps.Equal(d.Releases, other.Releases)
 }
