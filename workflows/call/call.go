@@ -4,7 +4,6 @@ package call
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -12,7 +11,6 @@ import (
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/migrate"
 	checks "portcullis.dev/portcullis/activities/preflight"
-	"portcullis.dev/portcullis/activities/slack"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/probes"
@@ -176,13 +174,6 @@ func Nodes(ctx workflow.Context, cluster rancher.Cluster) ([]migrate.Node, error
 func Requirements(ctx workflow.Context, in migrate.RequirementsInput) ([]probes.Requirement, error) {
 	ctx = options.Read(ctx, "requirements of "+in.Cluster.Name)
 	return get[[]probes.Requirement](ctx, contract.ActRequirements, in)
-}
-
-// ResolveGroups asks who is in Slack user groups. It returns at once: a Slack that is
-// away must hold nothing up.
-func ResolveGroups(ctx workflow.Context, groups []string) workflow.Future {
-	ctx = options.Ask(ctx, "who is in "+strings.Join(groups, ", "))
-	return workflow.ExecuteActivity(ctx, contract.ActResolveGroups, slack.GroupsInput{Groups: groups})
 }
 
 func step(in migrate.StepInput) string {
