@@ -37,6 +37,9 @@ type rollout struct {
 	in    contract.RolloutInput
 	name  string
 	state contract.RolloutState
+	// rules is false in a rollout that began before there were rules of who may
+	// approve, and an audit log.
+	rules bool
 	log   log.Logger
 	// baselines are per environment what was measured before its change.
 	baselines map[string][]contract.BaselineBatch
@@ -51,9 +54,8 @@ type rollout struct {
 	refused error
 	// over is set when nothing can be decided any more.
 	over bool
-	// rules is false in a rollout that began before there were rules of who may
-	// approve, and an audit log.
-	rules bool
+	// votes changes with every vote, so that the gate looks again.
+	votes int
 }
 
 // changeRules brought people, groups and exclusions to gates, and the audit log.
