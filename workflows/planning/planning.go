@@ -13,6 +13,7 @@ import (
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/rancher"
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/story"
@@ -31,9 +32,31 @@ func Make(ctx workflow.Context, in contract.RolloutInput) (*contract.RolloutPlan
 		}
 	} else if err := forward(ctx, in, out); err != nil {
 		return nil, err
+	} else if err := gates(in, out); err != nil {
+		return nil, err
 	}
 	out.PlannedAt = workflow.Now(ctx).UTC()
 	return out, nil
+}
+
+// gates sees that each gate can open for somebody.
+func gates(in contract.RolloutInput, plan *contract.RolloutPlan) error {
+	for _, env := range in.Pipeline.Spec.Environments {
+		if env.Gate.Approvals.Required == 0 {
+			continue
+		}
+		if _, err := Voters(in, plan, env); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Voters are those whose approval counts at the gate of an environment.
+func Voters(in contract.RolloutInput, plan *contract.RolloutPlan, env rancher.Environment) (*contract.Voters, error) {
+	return approval.Voters(env.Name, in.Pipeline.Spec.People, env.Gate.Approvals, approval.Origin{
+		StartedBy: in.StartedBy, Author: plan.Revision.Author, Email: plan.Revision.Email,
+	})
 }
 
 // Environments plans clusters and units as they are now.

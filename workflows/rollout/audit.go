@@ -124,30 +124,6 @@ func (r *rollout) begin(ctx workflow.Context) {
 	r.became(ctx, contract.AuditEntry{What: what, By: by, Via: approval.Via(r.in.Via), Known: approval.Known(r.in.Known), Why: r.in.Reason})
 }
 
-// gates sees, before anything is written, that each gate can open for somebody.
-func (r *rollout) gates() error {
-	if !r.rules || r.in.Mode == contract.ModeRollback {
-		return nil
-	}
-	for i := range r.state.Environments {
-		if r.environmentSpec(i).Gate.Approvals.Required == 0 {
-			continue
-		}
-		if _, err := r.voters(i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// voters are those whose approval counts at the gate of the i-th environment.
-func (r *rollout) voters(i int) (*contract.Voters, error) {
-	spec, revision := r.environmentSpec(i), r.state.Plan.Revision
-	return approval.Voters(spec.Name, r.people(), spec.Gate.Approvals, approval.Origin{
-		StartedBy: r.in.StartedBy, Author: revision.Author, Email: revision.Email,
-	})
-}
-
 // counted is how many approvals the open gate has.
 func (r *rollout) counted() int {
 	if !r.rules {

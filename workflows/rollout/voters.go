@@ -10,6 +10,7 @@ import (
 	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/planning"
 	"portcullis.dev/portcullis/workflows/story"
 )
 
@@ -22,7 +23,7 @@ func (r *rollout) openGate(ctx workflow.Context, i int, e contract.Evidence, now
 	}
 	line := fmt.Sprintf("waits for %s of evidence %s", story.Count(gate.Required, "approval"), call.Short(e.Hash))
 	if r.rules {
-		v, err := r.voters(i)
+		v, err := planning.Voters(r.in, r.state.Plan, r.environmentSpec(i))
 		if err != nil {
 			return err
 		}

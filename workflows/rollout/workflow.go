@@ -130,7 +130,7 @@ func (r *rollout) plan(ctx workflow.Context) error {
 	} else {
 		r.note(ctx, "", "planned the way back")
 	}
-	return r.gates()
+	return nil
 }
 
 // refuse ends a rollout that was not planned: aborted by a person, or failed.

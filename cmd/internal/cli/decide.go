@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,12 +33,16 @@ func (k kind) reject(short string) *cobra.Command {
 func (k kind) decision(verb, short, evidence string, do func(context.Context, string, contract.Decision) error) *cobra.Command {
 	var d contract.Decision
 	c := k.verb(verb, short, func(ctx context.Context, name string) (err error) {
-		if d.By, err = k.by(d.By); err != nil {
+		if d.By, d.Known, err = k.by(d.By); err != nil {
 			return err
 		}
+		d.Via = contract.ViaCLI
 		return do(ctx, name, d)
 	})
 	c.Flags().StringVar(&d.Evidence, "evidence", "", evidence)
+	if k.owner == ofPipeline {
+		c.Flags().StringVar(&d.Environment, "environment", "", "whose gate is meant; refused where another waits")
+	}
 	k.addDecision(c, &d.By, &d.Why)
 	return c
 }
@@ -46,9 +51,10 @@ func (k kind) decision(verb, short, evidence string, do func(context.Context, st
 func (k kind) order(verb, short, done string) *cobra.Command {
 	var o contract.Order
 	c := k.verb(verb, short, func(ctx context.Context, name string) (err error) {
-		if o.By, err = k.by(o.By); err != nil {
+		if o.By, o.Known, err = k.by(o.By); err != nil {
 			return err
 		}
+		o.Via = contract.ViaCLI
 		return k.tell(ctx, name, verb, o, nil, func() string { return done })
 	})
 	k.addDecision(c, &o.By, &o.Why)
@@ -65,7 +71,7 @@ func (k kind) tell(ctx context.Context, name, order string, with, answer any, sa
 	return k.withSession(ctx, func(ctx context.Context, s *session) error {
 		err := s.order(ctx, k.id(name), order, k.tells("status", name), with, answer)
 		if gone(err) {
-			return errs.NotFound("no %s of %s is running", k.noun, name)
+			return k.tooLate(ctx, s, name, order)
 		}
 		if err != nil {
 			return err
@@ -77,4 +83,19 @@ func (k kind) tell(ctx context.Context, name, order string, with, answer any, sa
 			return err
 		})
 	})
+}
+
+// tooLate says of what does not run whether it ever did. A vote that comes after the
+// end is told how it ended.
+func (k kind) tooLate(ctx context.Context, s *session, name, order string) error {
+	none := errs.NotFound("no %s of %s is running", k.noun, name)
+	if order != contract.UpdateApprove && order != contract.UpdateReject {
+		return none
+	}
+	l, err := k.gather(ctx, s, name, false)
+	if err != nil || l.Shared().Running || l.Shared().State == "" {
+		return none
+	}
+	r := l.Shared()
+	return errs.Late("the %s of %s is over since %s: %s", k.noun, name, r.FinishedAt.UTC().Format(time.RFC3339), notPassed{r.State, r.Reason})
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"portcullis.dev/portcullis/cmd/internal/config"
+	"portcullis.dev/portcullis/workflows/contract"
 )
 
 // globalFlags say how Temporal is reached. A flag goes before the environment,
@@ -103,18 +104,18 @@ func first(values ...string) string {
 	return ""
 }
 
-// by names who gives an order: the flag, or the person at the terminal. It is
-// recorded, not proven: who may talk to Temporal may say any name.
-func (a *app) by(flag string) (string, error) {
-	name := ""
-	if account, err := user.Current(); err == nil {
-		name = account.Username
+// by names who gives an order, and how that is known: by the flag, or by the person's
+// account on this machine. It is recorded, not proven: who may talk to Temporal may
+// say any name.
+func (a *app) by(flag string) (string, contract.Known, error) {
+	if said := first(flag, a.env("BY")); strings.TrimSpace(said) != "" {
+		return said, contract.KnownSaid, nil
 	}
-	who := first(flag, a.env("BY"), name)
-	if strings.TrimSpace(who) == "" {
-		return "", usagef("say who you are with --by")
+	account, err := user.Current()
+	if err != nil || strings.TrimSpace(account.Username) == "" {
+		return "", "", usagef("say who you are with --by")
 	}
-	return who, nil
+	return account.Username, contract.KnownAccount, nil
 }
 
 func addBy(fs *pflag.FlagSet, by *string) {

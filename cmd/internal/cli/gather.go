@@ -59,9 +59,14 @@ func (s *session) describe(ctx context.Context, id string) (*workflowservice.Des
 }
 
 func (s *session) ask(ctx context.Context, id string, into any) error {
+	return s.askRun(ctx, id, "", into)
+}
+
+// askRun asks one run, which may have ended; "" is the last.
+func (s *session) askRun(ctx context.Context, id, run string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	answer, err := s.QueryWorkflow(ctx, id, "", contract.QueryStatus)
+	answer, err := s.QueryWorkflow(ctx, id, run, contract.QueryStatus)
 	if err != nil {
 		return err
 	}

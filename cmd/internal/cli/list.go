@@ -55,19 +55,23 @@ func (k kind) list() *cobra.Command {
 }
 
 func (k kind) listAll(ctx context.Context, s *session, f listFlags) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	page, err := s.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-		Namespace: s.settings.Namespace, PageSize: int32(f.limit), Query: k.query(f),
-	})
+	found, err := s.runs(ctx, k.query(f), f.limit)
 	if err != nil {
 		return err
 	}
-	list := make([]listed, 0, len(page.GetExecutions()))
-	for _, e := range page.GetExecutions() {
+	list := make([]listed, 0, len(found))
+	for _, e := range found {
 		list = append(list, k.readListed(e))
 	}
 	return k.print(map[string]any{k.noun + "s": list}, func(w io.Writer) error { return k.listTable(w, list) })
+}
+
+// runs lists workflows, the newest first.
+func (s *session) runs(ctx context.Context, query string, limit int) ([]*workflowpb.WorkflowExecutionInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	page, err := s.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.settings.Namespace, PageSize: int32(limit), Query: query})
+	return page.GetExecutions(), err
 }
 
 // query is for Temporal's index.

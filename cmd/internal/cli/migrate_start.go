@@ -69,7 +69,7 @@ func (a *app) input(f *startMigrationFlags) (in contract.MigrateInput, err error
 		return in, err
 	}
 	in.Target, in.Options = f.target, f.options
-	if in.StartedBy, err = a.by(f.by); err != nil {
+	if in.StartedBy, _, err = a.by(f.by); err != nil {
 		return in, err
 	}
 	if f.pipeline != "" {

@@ -28,7 +28,7 @@ has changed meanwhile, the approval is refused. At least 12 characters of its ha
 		k.order(contract.UpdatePause, "Stop before the next step, until it is resumed", "paused"),
 		k.order(contract.UpdateResume, "Go on after a pause", "resumed"),
 		k.order(contract.UpdateAbort, "End the rollout and go back where something was changed", "aborting"),
-		a.rolloutRollback(), a.rolloutRelease(),
+		a.rolloutRollback(), a.rolloutRelease(), a.rolloutAudit(),
 	)
 }
 

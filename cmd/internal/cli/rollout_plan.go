@@ -37,7 +37,7 @@ func (a *app) rolloutPlan() *cobra.Command {
 				return err
 			}
 			in.Pipeline = p
-			if in.StartedBy, err = a.by(in.StartedBy); err != nil {
+			if in.StartedBy, _, err = a.by(in.StartedBy); err != nil {
 				return err
 			}
 			return a.plan(ctx, in)

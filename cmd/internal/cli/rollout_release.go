@@ -14,7 +14,7 @@ import (
 func (a *app) rolloutRelease() *cobra.Command {
 	var by string
 	c := a.pipelineVerb("release", "Lift the hold that a rollback leaves on a pipeline", func(ctx context.Context, pipeline string) error {
-		who, err := a.by(by)
+		who, _, err := a.by(by)
 		if err != nil {
 			return err
 		}

@@ -54,9 +54,10 @@ func (a *app) start(ctx context.Context, f startFlags, in contract.RolloutInput)
 		return err
 	}
 	in.Pipeline = p
-	if in.StartedBy, err = a.by(in.StartedBy); err != nil {
+	if in.StartedBy, in.Known, err = a.by(in.StartedBy); err != nil {
 		return err
 	}
+	in.Via = contract.ViaCLI
 	if err := knownEnvironments(p, in.Environments); err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func details(in contract.RolloutInput) string {
 func (a *app) endOther(ctx context.Context, s *session, in contract.RolloutInput) error {
 	id := contract.RolloutID(in.Pipeline.Metadata.Name)
 	a.say("a rollout of %s runs already: ending it in order", in.Pipeline.Metadata.Name)
-	order := contract.Order{By: in.StartedBy, Why: "superseded by another rollout"}
+	order := contract.Order{By: in.StartedBy, Why: "superseded by another rollout", Via: in.Via, Known: in.Known}
 	err := s.order(ctx, id, contract.UpdateAbort, a.rollouts().tells("status", in.Pipeline.Metadata.Name), order, nil)
 	if err != nil && !gone(err) {
 		return err

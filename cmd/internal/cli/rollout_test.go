@@ -4,9 +4,14 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	workflowpb "go.temporal.io/api/workflow/v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/source"
@@ -156,7 +161,7 @@ func TestOrdersCarryWhoAndWhy(t *testing.T) {
 		f := &fakeTemporal{status: runningStatus(), updates: func(_ string, args []any) (any, error) { got = args[0]; return nil, nil }}
 		r := run(t, f, "rollout", verb, "network-policies", "--why", "lunch", "--by", "kim")
 		require.Zero(t, r.code, r.errors)
-		require.Equal(t, contract.Order{By: "kim", Why: "lunch"}, got)
+		require.Equal(t, contract.Order{By: "kim", Why: "lunch", Via: contract.ViaCLI, Known: contract.KnownSaid}, got)
 		require.Equal(t, []string{"update " + verb}, f.calls)
 	}
 }
@@ -165,12 +170,95 @@ func TestApprovalNamesTheEvidence(t *testing.T) {
 	var got any
 	f := &fakeTemporal{status: runningStatus(), updates: func(_ string, args []any) (any, error) { got = args[0]; return nil, nil }}
 	require.Zero(t, run(t, f, "rollout", "approve", "network-policies", "--evidence", "0123456789ab", "--why", "seen").code)
-	require.Equal(t, contract.Decision{By: "sam", Why: "seen", Evidence: "0123456789ab"}, got)
+	require.Equal(t, contract.Decision{By: "sam", Why: "seen", Evidence: "0123456789ab", Via: contract.ViaCLI, Known: contract.KnownSaid}, got)
+	require.Zero(t, run(t, f, "rollout", "approve", "network-policies", "--environment", "prod", "--evidence", "0123456789ab").code)
+	require.Equal(t, "prod", got.(contract.Decision).Environment)
 
 	f.updates = func(string, []any) (any, error) { return nil, errs.Conflict("the evidence has changed") }
 	require.Equal(t, exitConflict, run(t, f, "rollout", "approve", "network-policies", "--evidence", "0123456789ab").code)
 	f.updates = func(string, []any) (any, error) { return nil, serviceerror.NewNotFound("workflow has ended") }
 	require.Equal(t, exitNotFound, run(t, f, "rollout", "approve", "network-policies", "--evidence", "0123456789ab").code)
+}
+
+func TestRefusedApprovalsHaveCodesOfTheirOwn(t *testing.T) {
+	for want, err := range map[int]error{
+		exitApproved: errs.Approved("sam has approved prod already"), exitLate: errs.Late("the gate of prod was opened"),
+		exitNotEntitled: errs.NotEntitled("sam may not approve prod"), exitInvalid: errs.Invalid("by is empty"),
+	} {
+		f := &fakeTemporal{updates: func(string, []any) (any, error) { return nil, err }}
+		r := run(t, f, "rollout", "approve", "x", "--evidence", "0123456789ab")
+		require.Equal(t, want, r.code)
+		require.Equal(t, "portcullis: "+errs.Message(err)+"\n", r.errors)
+	}
+}
+
+// Who votes when all is over is told how it ended, and not that there never was anything.
+func TestVotesAfterTheEndAreLate(t *testing.T) {
+	f := &fakeTemporal{
+		closed:  true,
+		updates: func(string, []any) (any, error) { return nil, serviceerror.NewNotFound("workflow has ended") },
+		results: map[string]any{contract.RolloutWorkflow: contract.RolloutResult{State: contract.StateRejected, Reason: "rejected by kim"}},
+	}
+	r := run(t, f, "rollout", "approve", "x", "--evidence", "0123456789ab")
+	require.Equal(t, exitLate, r.code)
+	require.Equal(t, "portcullis: the rollout of x is over since 2026-03-01T12:00:00Z: rejected: rejected by kim\n", r.errors)
+	require.Equal(t, exitNotFound, run(t, f, "rollout", "abort", "x").code)
+}
+
+func auditLog() contract.Audit {
+	return contract.Audit{Dropped: 3, Entries: []contract.AuditEntry{
+		{At: noon, What: contract.AuditStart, By: "alex", Via: contract.ViaCLI, Known: contract.KnownAccount},
+		{At: noon.Add(time.Minute), What: contract.UpdateApprove, Environment: "prod", By: "sam", Via: contract.ViaSlack, Known: contract.KnownSlack,
+			Why: "seen in\nstaging", Evidence: strings.Repeat("50ce69b5ca6d", 5)},
+		{At: noon.Add(2 * time.Minute), What: contract.UpdateApprove, Environment: "prod", By: "kim", Via: contract.ViaUnknown, Known: contract.KnownSaid,
+			Refused: "kim may not approve prod", Type: errs.TypeNotEntitled},
+	}}
+}
+
+func TestAuditLog(t *testing.T) {
+	listed := func(status enumspb.WorkflowExecutionStatus, id string) *workflowpb.WorkflowExecutionInfo {
+		return &workflowpb.WorkflowExecutionInfo{
+			Execution: &commonpb.WorkflowExecution{WorkflowId: "rollout/x", RunId: id}, Status: status,
+			StartTime: timestamppb.New(noon), CloseTime: timestamppb.New(noon),
+		}
+	}
+	f := &fakeTemporal{
+		listed: []*workflowpb.WorkflowExecutionInfo{
+			listed(enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, "run-3"), listed(enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED, "run-2"),
+		},
+		status:  &contract.RolloutStatus{RolloutState: contract.RolloutState{State: contract.StateSoaking, Audit: auditLog()}},
+		results: map[string]any{contract.RolloutWorkflow: contract.RolloutResult{State: contract.StateVerified}},
+	}
+	r := run(t, f, "rollout", "audit", "x")
+	require.Zero(t, r.code, r.errors)
+	require.Equal(t, "WorkflowType = 'Rollout' AND ExecutionStatus != 'ContinuedAsNew' AND PortcullisPipeline = 'x'", f.query)
+	require.Equal(t, `x: run run-3, soaking
+  3 older decisions are left out
+  AT                    WHAT     ENVIRONMENT  BY    VIA      KNOWN BY  EVIDENCE      WHY
+  2026-03-01T12:00:00Z  start    -            alex  cli      account   -             
+  2026-03-01T12:01:00Z  approve  prod         sam   slack    slack     50ce69b5ca6d  seen in staging
+  2026-03-01T12:02:00Z  approve  prod         kim   unknown  said      -             refused: kim may not approve prod
+
+x: run run-2, verified
+  not known: it began under a Portcullis that kept no audit log
+`, r.out)
+
+	r = run(t, f, "rollout", "audit", "x", "-o", "json")
+	var out struct {
+		Pipeline string
+		Rollouts []audited
+	}
+	require.NoError(t, json.Unmarshal([]byte(r.out), &out))
+	require.Equal(t, auditLog(), out.Rollouts[0].Audit)
+	require.NotEmpty(t, out.Rollouts[1].Unknown)
+
+	f.status = nil
+	require.Contains(t, run(t, f, "rollout", "audit", "x").out, "  not known: ")
+	f.listed = nil
+	r = run(t, f, "rollout", "audit", "x")
+	require.Equal(t, exitNotFound, r.code)
+	requireOneLine(t, r.errors)
+	require.Equal(t, exitUsage, run(t, nil, "rollout", "audit", "x", "--limit", "0").code)
 }
 
 func TestWatchEndsWithTheRolloutsResult(t *testing.T) {
