@@ -67,7 +67,7 @@ prometheus: ## Fetch Debian's prometheus and promtool into bin, for the tests of
 	  mkdir -p bin && install $$dir/usr/bin/prometheus $$dir/usr/bin/promtool bin/; } || echo "prometheus cannot be fetched here: the tests that need it are skipped"
 
 test-unit: ## Unit, property, workflow and replay tests, with the race detector
-	@for m in $(UNIT_MODULES); do echo "== $$m"; (cd $$m && go vet ./... && go test -race -timeout 10m $$(go list ./... | grep -vE '$(ON_THE_LAB)')); done
+	@for m in $(UNIT_MODULES); do echo "== $$m"; (cd $$m && go vet ./... && go test -race -timeout 20m $$(go list ./... | grep -vE '$(ON_THE_LAB)')); done
 
 test-e2e: build-lab ## End-to-end tests on the lab, rollouts and then a migration (starts it for each, and takes it down again)
 	$(LAB) build

@@ -7,6 +7,7 @@ import (
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
+	"portcullis.dev/portcullis/activities/audit"
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/migrate"
 	checks "portcullis.dev/portcullis/activities/preflight"
@@ -14,11 +15,13 @@ import (
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/drift"
 	migrations "portcullis.dev/portcullis/workflows/migrate"
 	"portcullis.dev/portcullis/workflows/ops"
 	"portcullis.dev/portcullis/workflows/preflight"
 	"portcullis.dev/portcullis/workflows/promote"
 	"portcullis.dev/portcullis/workflows/rollout"
+	"portcullis.dev/portcullis/workflows/slackgate"
 	"portcullis.dev/portcullis/workflows/verifyclusters"
 )
 
@@ -38,6 +41,10 @@ func Register(r worker.WorkflowRegistry) {
 		contract.PlanMigrationWorkflow: preflight.PlanMigration,
 		contract.MigrateWorkflow:       migrations.Run,
 		contract.MigrateNodeWorkflow:   migrations.RunNode,
+
+		contract.DriftWorkflow: drift.Run,
+
+		contract.SlackWorkflow: slackgate.Run,
 	} {
 		r.RegisterWorkflowWithOptions(run, workflow.RegisterOptions{Name: name})
 	}
@@ -51,13 +58,14 @@ type Activities struct {
 	Preflight *checks.Activities
 	Migrate   *migrate.Activities
 	Slack     *slack.Activities
+	Audit     *audit.Activities
 }
 
 // RegisterActivities registers every activity, named <package>.<Method>. Exported
 // methods that are no activities, such as those that hand out metrics, are
 // passed over; a test makes sure that no activity is.
 func RegisterActivities(r worker.ActivityRegistry, a Activities) {
-	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify, "preflight.": a.Preflight, "migrate.": a.Migrate, "slack.": a.Slack} {
+	for prefix, methods := range map[string]any{"source.": a.Source, "deliver.": a.Deliver, "verify.": a.Verify, "preflight.": a.Preflight, "migrate.": a.Migrate, "audit.": a.Audit, "slack.": a.Slack} {
 		r.RegisterActivityWithOptions(methods, activity.RegisterOptions{Name: prefix, SkipInvalidStructFunctions: true})
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"go.temporal.io/sdk/testsuite"
 
+	"portcullis.dev/portcullis/activities/audit"
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/migrate"
 	"portcullis.dev/portcullis/activities/preflight"
@@ -33,6 +34,7 @@ var names = map[string]map[string]bool{
 		contract.ActClaim: true, contract.ActUnclaim: true, contract.ActDo: true, contract.ActUndo: true,
 		contract.ActNodes: true, contract.ActRequirements: true,
 	},
+	"audit": {contract.ActDriftScope: true, contract.ActDriftClusters: true, contract.ActDriftRecord: true},
 	"slack": {contract.ActSlackMessage: true, contract.ActSlackLines: true, contract.ActResolveGroups: true},
 }
 
@@ -42,10 +44,12 @@ func TestActivityNames(t *testing.T) {
 	real := map[string]reflect.Type{
 		"source": reflect.TypeFor[*source.Activities](), "deliver": reflect.TypeFor[*deliver.Activities](), "verify": reflect.TypeFor[*verify.Activities](),
 		"preflight": reflect.TypeFor[*preflight.Activities](), "migrate": reflect.TypeFor[*migrate.Activities](), "slack": reflect.TypeFor[*slack.Activities](),
+		"audit": reflect.TypeFor[*audit.Activities](),
 	}
 	model := map[string]reflect.Type{
 		"source": reflect.TypeFor[*world.Source](), "deliver": reflect.TypeFor[*world.Deliver](), "verify": reflect.TypeFor[*world.Verify](),
 		"preflight": reflect.TypeFor[*world.Preflight](), "migrate": reflect.TypeFor[*world.Migrate](), "slack": reflect.TypeFor[*world.Slack](),
+		"audit": reflect.TypeFor[*world.Audit](),
 	}
 	for pkg, wanted := range names {
 		found := map[string]bool{}
@@ -84,5 +88,5 @@ func TestRegister(t *testing.T) {
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestWorkflowEnvironment()
 	workflows.Register(env)
-	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}, Preflight: &preflight.Activities{}, Migrate: &migrate.Activities{}, Slack: &slack.Activities{}})
+	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}, Preflight: &preflight.Activities{}, Migrate: &migrate.Activities{}, Slack: &slack.Activities{}, Audit: &audit.Activities{}})
 }

@@ -69,6 +69,12 @@ func explain(what, about string, cfg Config, err error) error {
 	return errs.Unavailable("Slack cannot be reached for %s: %s", what, plain(err))
 }
 
+// Explain is explain for a call that was made with another token than the bot's:
+// file is how the configuration calls its file.
+func Explain(what, file string, err error) error {
+	return explain(what, "", Config{BotTokenFile: file}, err)
+}
+
 // plain is a network error without the address that it was for: that of an upload
 // is as good as a key.
 func plain(err error) string {

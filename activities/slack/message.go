@@ -29,6 +29,8 @@ type Target struct {
 	Environment string `json:"e"`
 	Rollout     string `json:"r"`
 	Evidence    string `json:"h"`
+	// Channel is where the button was, in a modal that it opened.
+	Channel string `json:"c,omitempty"`
 }
 
 // Encode puts a target into a button's value.

@@ -159,8 +159,10 @@ type RolloutState struct {
 	Current      int                `json:"current"`
 	Paused       *Order             `json:"paused,omitempty"`
 	Gate         *GateState         `json:"gate,omitempty"`
-	Log          []LogEntry         `json:"log,omitempty"`
-	Audit        Audit              `json:"audit,omitzero"`
+	// Slack is set while Slack does not show how things are, and says why.
+	Slack *SlackState `json:"slack,omitempty"`
+	Log   []LogEntry  `json:"log,omitempty"`
+	Audit Audit       `json:"audit,omitzero"`
 }
 
 // EnvironmentState is one environment's line in the status.

@@ -37,6 +37,8 @@ type SlackInput struct {
 
 // SlackViews are how a rollout looked, oldest first, and where it is shown.
 type SlackViews struct {
+	// From is the rollout's workflow ID.
+	From  string       `json:"from"`
 	Slack Slack        `json:"slack"`
 	Views []slack.View `json:"views"`
 }
@@ -55,20 +57,21 @@ type SlackState struct {
 
 // SlackCarried is what of a SlackGate survives continue-as-new.
 type SlackCarried struct {
-	Slack Slack `json:"slack"`
-	// Shown is the view that the thread tells of, and Newest the latest that came.
-	Shown  slack.View  `json:"shown"`
-	Newest *slack.View `json:"newest,omitempty"`
-	// Lines wait to be written, oldest first; Lost counts those that were left out.
+	From  string `json:"from"`
+	Slack Slack  `json:"slack"`
+	// Shown is the newest view that came.
+	Shown slack.View `json:"shown"`
+	// Lines wait to be written into the thread, oldest first; Lost counts those
+	// that were left out because they waited for too long.
 	Lines []string `json:"lines,omitempty"`
 	Lost  int      `json:"lost,omitempty"`
-	// Messages maps an environment to its message; Thread is the environment whose
-	// thread is written to.
-	Messages map[string]SlackMessage `json:"messages,omitempty"`
-	Thread   string                  `json:"thread,omitempty"`
-	// Asked are the gate that waits, by environment and evidence, and what was done
-	// about its waiting.
-	Asked SlackAsked `json:"asked,omitzero"`
+	// Messages are the gates that were seen, oldest first. The thread of the last
+	// one is the rollout's log.
+	Messages []SlackMessage `json:"messages,omitempty"`
+	// Reminded is when people were last told that the gate waits.
+	Reminded time.Time `json:"reminded,omitzero"`
+	// Asked is when the rollout was last seen to run.
+	Asked time.Time  `json:"asked,omitzero"`
 	State SlackState `json:"state,omitzero"`
 	// Tries counts failures in a row.
 	Tries int `json:"tries,omitempty"`
@@ -76,17 +79,14 @@ type SlackCarried struct {
 	OverAt time.Time `json:"overAt,omitzero"`
 }
 
-// SlackMessage is one environment's message.
+// SlackMessage is one gate's message in one channel.
 type SlackMessage struct {
 	slack.Posted
-	// Gate is the last gate that was seen there, for what is told of it later.
-	Gate *slack.Gate `json:"gate,omitempty"`
-}
-
-// SlackAsked is what was done about a gate that waits.
-type SlackAsked struct {
-	Environment string    `json:"environment,omitempty"`
-	Since       time.Time `json:"since,omitzero"`
-	Reminded    time.Time `json:"reminded,omitzero"`
-	Escalated   bool      `json:"escalated,omitempty"`
+	Environment string `json:"environment"`
+	// Since is when its gate began to wait; an environment has one gate in a rollout.
+	Since time.Time `json:"since"`
+	// Escalation is set on the message in the escalation channel.
+	Escalation bool `json:"escalation,omitempty"`
+	// Told is the view that it shows; nil before the first time.
+	Told *slack.View `json:"told,omitempty"`
 }

@@ -30,6 +30,7 @@ func Run(ctx workflow.Context, in contract.RolloutInput) (contract.RolloutResult
 	if err := r.handle(ctx); err != nil {
 		return contract.RolloutResult{}, err
 	}
+	r.startCourier(ctx)
 	return r.run(ctx)
 }
 
@@ -56,6 +57,8 @@ type rollout struct {
 	over bool
 	// votes changes with every vote, so that the gate looks again.
 	votes int
+	// courier tells Slack; nil where the pipeline has none.
+	courier *courier
 }
 
 // changeRules brought people, groups and exclusions to gates, and the audit log.
@@ -362,6 +365,7 @@ func (r *rollout) finish(ctx workflow.Context) contract.RolloutResult {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	r.enter(ctx, r.state.State)
 	r.count(ctx)
+	r.farewell(ctx)
 	orders.Drain(ctx, r.log)
 	return contract.RolloutResult{
 		Pipeline:     r.name,
@@ -407,6 +411,7 @@ func (r *rollout) status() contract.RolloutStatus {
 
 func (r *rollout) show(ctx workflow.Context) {
 	workflow.SetCurrentDetails(ctx, story.Rollout(r.status()))
+	r.tellSlack(ctx)
 }
 
 func (r *rollout) note(ctx workflow.Context, environment, message string) {

@@ -28,6 +28,9 @@ func Rollout(s contract.RolloutStatus) string {
 	if s.Paused != nil {
 		fmt.Fprintf(&b, "**Paused** by %s. `portcullis rollout resume %s`\n\n", cell(By(s.Paused.By, s.Paused.Why)), s.Pipeline)
 	}
+	if s.Slack != nil {
+		fmt.Fprintf(&b, "**Slack** is behind since %s: %s. Decide on the command line meanwhile.\n\n", s.Slack.Behind.UTC().Format(time.RFC3339), cell(s.Slack.Reason))
+	}
 	environments(&b, s)
 	gate(&b, s)
 	lines(&b, s.Log)

@@ -6,6 +6,7 @@ import (
 
 	"go.temporal.io/sdk/worker"
 
+	"portcullis.dev/portcullis/activities/audit"
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/migrate"
@@ -46,6 +47,7 @@ func build(cfg config.Server, version string) (*Parts, error) {
 		Verify:    verify.New(agent, client),
 		Preflight: preflight.New(preflight.Config{Namespace: cfg.Agent.Namespace}, client),
 		Migrate:   migrate.New(agent, client, client),
+		Audit:     audit.New(client, client),
 		Slack:     slack.New(chat),
 	}
 	return &Parts{
@@ -54,7 +56,7 @@ func build(cfg config.Server, version string) (*Parts, error) {
 			workflows.Register(r)
 			workflows.RegisterActivities(r, activities)
 		},
-		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors(), activities.Preflight.Collectors(), chat.Collectors()),
+		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors(), activities.Preflight.Collectors(), activities.Audit.Collectors(), chat.Collectors()),
 	}, nil
 }
 

@@ -52,6 +52,9 @@ type World struct {
 	Canal *Canal
 	// Findings are what Inspect finds.
 	Findings []source.Finding
+	// Drifting has the name of an extra policy by cluster, and Moving says of a GitRepo how
+	// a rollout is changing it.
+	Drifting, Moving map[string]string
 	// Groups are Slack's user groups and the users in them.
 	Groups map[string][]string
 
@@ -141,6 +144,7 @@ func (w *World) Register(r worker.ActivityRegistry) {
 	r.RegisterActivityWithOptions(&Verify{w}, activity.RegisterOptions{Name: "verify."})
 	r.RegisterActivityWithOptions(&Preflight{w}, activity.RegisterOptions{Name: "preflight."})
 	r.RegisterActivityWithOptions(&Migrate{w}, activity.RegisterOptions{Name: "migrate."})
+	r.RegisterActivityWithOptions(&Audit{w}, activity.RegisterOptions{Name: "audit."})
 	r.RegisterActivityWithOptions(&Slack{w}, activity.RegisterOptions{Name: "slack."})
 }
 

@@ -1,0 +1,137 @@
+package slackgate_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/testsuite"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/slack"
+	"portcullis.dev/portcullis/workflows"
+	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
+	"portcullis.dev/portcullis/workflows/internal/world"
+)
+
+// play runs a SlackGate alone; rollout answers what is signalled to the rollout.
+func play(t *testing.T, rollout func() error) (*testsuite.TestWorkflowEnvironment, *world.World) {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(harness.Quiet{})
+	env := suite.NewTestWorkflowEnvironment()
+	workflows.Register(env)
+	w := world.Make()
+	w.Register(env)
+	env.OnSignalExternalWorkflow(mock.Anything, "rollout/policies", "", contract.SignalSlack, mock.Anything).Return(
+		func(string, string, string, string, any) error { return rollout() })
+	return env, w
+}
+
+func waiting(rollout string) slack.View {
+	return slack.View{
+		Pipeline: "policies", Rollout: rollout, State: "awaiting-approval", Revision: strings.Repeat("c", 40),
+		Environments: []slack.Environment{{Name: "prod", State: "awaiting-approval"}},
+		Gate:         &slack.Gate{Environment: "prod", Required: 1, Evidence: strings.Repeat("f", 64), Since: time.Unix(1700000000, 0)},
+	}
+}
+
+func over(rollout string) slack.View {
+	v := waiting(rollout)
+	v.Gate, v.Over, v.State, v.Environments[0].State = nil, true, "verified", "verified"
+	return v
+}
+
+func views(v ...slack.View) contract.SlackViews {
+	return contract.SlackViews{From: "rollout/policies", Slack: contract.Slack{Channel: "C0GATES", RemindEvery: metav1.Duration{Duration: time.Hour}}, Views: v}
+}
+
+func send(env *testsuite.TestWorkflowEnvironment, after time.Duration, v contract.SlackViews) {
+	env.RegisterDelayedCallback(func() { env.SignalWorkflow(contract.SignalViews, v) }, after)
+}
+
+func run(t *testing.T, env *testsuite.TestWorkflowEnvironment) {
+	t.Helper()
+	env.ExecuteWorkflow(contract.SlackWorkflow, contract.SlackInput{Pipeline: "policies"})
+	require.True(t, env.IsWorkflowCompleted())
+	require.NoError(t, env.GetWorkflowError())
+}
+
+// A rollout that was terminated cannot say so: its gate is not asked for without end.
+func TestATerminatedRolloutIsAskedForNoMore(t *testing.T) {
+	env, w := play(t, func() error { return errs.NotFound("gone") })
+	send(env, 0, views(waiting("r1")))
+	run(t, env)
+	posts := w.Posts("C0GATES")
+	require.Equal(t, "ended from outside", posts[0].Views[len(posts[0].Views)-1].State)
+	require.Nil(t, posts[0].Views[len(posts[0].Views)-1].Gate)
+	for _, p := range posts {
+		require.NotContains(t, p.Text, "reminder")
+	}
+}
+
+// The next rollout gets messages of its own.
+func TestTheNextRolloutGetsItsOwnMessage(t *testing.T) {
+	env, w := play(t, func() error { return nil })
+	send(env, 0, views(waiting("r1")))
+	send(env, time.Minute, views(waiting("r2")))
+	send(env, 2*time.Minute, views(over("r2")))
+	run(t, env)
+	var at []string
+	for _, p := range w.Posts("C0GATES") {
+		if p.Environment != "" {
+			at = append(at, p.Views[0].Rollout)
+		}
+	}
+	require.Equal(t, []string{"r1", "r2"}, at)
+}
+
+// Of a rollout that is over, Slack is told for a day, and then no more.
+func TestSlackIsGivenUpADayAfterTheEnd(t *testing.T) {
+	env, w := play(t, func() error { return errs.NotFound("gone") })
+	calls := 0
+	w.Hook = func(_ context.Context, name, _ string) error {
+		if name == "SlackMessage" {
+			calls++
+			return errs.Denied("token_revoked")
+		}
+		return nil
+	}
+	began := env.Now()
+	send(env, 0, views(waiting("r1"), over("r1")))
+	run(t, env)
+	require.WithinDuration(t, began.Add(24*time.Hour), env.Now(), 10*time.Minute)
+	require.Less(t, calls, 400, "the back-off grows to five minutes")
+	require.Greater(t, calls, 200)
+}
+
+// However long Slack is away, what is said is bounded, and what was left out is told.
+func TestLinesAreBounded(t *testing.T) {
+	env, w := play(t, func() error { return nil })
+	away := true
+	w.Hook = func(_ context.Context, name, _ string) error {
+		if away && strings.HasPrefix(name, "Slack") {
+			return errs.Unavailable("down")
+		}
+		return nil
+	}
+	for i := range 300 {
+		v := waiting("r1")
+		v.Gate.Evidence = strings.Repeat("ab"[i%2:i%2+1], 64)
+		send(env, time.Duration(i)*time.Second, views(v))
+	}
+	env.RegisterDelayedCallback(func() { away = false }, 10*time.Minute)
+	send(env, 30*time.Minute, views(over("r1")))
+	run(t, env)
+	var text string
+	for _, p := range w.Posts("C0GATES") {
+		text += p.Text + "\n"
+	}
+	require.Contains(t, text, "lines were left out)")
+	require.Len(t, w.Posts("C0GATES"), 3, "one message, and two posts in its thread")
+}
