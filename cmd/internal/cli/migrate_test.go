@@ -376,10 +376,10 @@ func TestMigrateWatchEndsWithTheResult(t *testing.T) {
 func TestMigrateDecisions(t *testing.T) {
 	for verb, want := range map[string]any{
 		"approve": contract.Decision{By: "sam", Why: "seen", Evidence: "50ce69b5ca6d", Via: contract.ViaCLI, Known: contract.KnownSaid},
-		"reject":  contract.Decision{By: "sam", Why: "seen"},
-		"pause":   contract.Order{By: "sam", Why: "seen"},
-		"resume":  contract.Order{By: "sam", Why: "seen"},
-		"abort":   contract.Order{By: "sam", Why: "seen"},
+		"reject":  contract.Decision{By: "sam", Why: "seen", Via: contract.ViaCLI, Known: contract.KnownSaid},
+		"pause":   contract.Order{By: "sam", Why: "seen", Via: contract.ViaCLI, Known: contract.KnownSaid},
+		"resume":  contract.Order{By: "sam", Why: "seen", Via: contract.ViaCLI, Known: contract.KnownSaid},
+		"abort":   contract.Order{By: "sam", Why: "seen", Via: contract.ViaCLI, Known: contract.KnownSaid},
 	} {
 		var name string
 		var given []any
