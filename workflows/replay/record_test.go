@@ -25,6 +25,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 
+	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/internal/harness"
@@ -113,6 +114,18 @@ func rollouts() map[string]scenario {
 		}
 		return contract.RolloutInput{Pipeline: w.Pipeline, StartedBy: "ann"}
 	}
+	ruled := func(w *world.World) any {
+		w.Pipeline.Spec.People = []contract.Person{{Name: "ann"}, {Name: "bob", Slack: "U0BOB"}, {Name: "dev", Git: []string{"dev@example.com"}}}
+		for i := range w.Pipeline.Spec.Environments {
+			if gate := &w.Pipeline.Spec.Environments[i].Gate; gate.Approvals.Required > 0 {
+				gate.Approvals = rancher.Approvals{
+					Required: 2, From: rancher.Approvers{People: []string{"bob", "dev"}, Groups: []string{"S0OPS"}},
+					Exclude: []rancher.Exclusion{rancher.ExcludeStarter, rancher.ExcludeAuthor},
+				}
+			}
+		}
+		return contract.RolloutInput{Pipeline: w.Pipeline, StartedBy: "ann", Via: contract.ViaCLI, Known: contract.KnownAccount}
+	}
 	return map[string]scenario{
 		"pass": {workflow: contract.RolloutWorkflow, input: rollout(nil), during: func(s *stage) {
 			s.update(contract.UpdatePlanned, nil)
@@ -134,6 +147,18 @@ func rollouts() map[string]scenario {
 			s.gate()
 			s.update(contract.UpdateReject, contract.Decision{By: "bob", Why: "not on a Friday"})
 		}},
+		"approved-by-the-rules": {workflow: contract.RolloutWorkflow, input: ruled, only: []string{contract.RolloutWorkflow},
+			arrange: func(s *stage) { s.w.SetGroup("S0OPS", "U0EVE") },
+			during: func(s *stage) {
+				for _, by := range []string{"bob", "U0EVE"} {
+					s.update(contract.UpdateApprove, contract.Decision{By: by, Evidence: s.gate().Evidence.Hash, Via: contract.ViaSlack, Known: contract.KnownSlack})
+				}
+			}},
+		"no-group-known": {workflow: contract.RolloutWorkflow, input: ruled, only: []string{contract.RolloutWorkflow},
+			during: func(s *stage) {
+				s.gate()
+				s.update(contract.UpdateReject, contract.Decision{By: "ann", Why: "nobody answers"})
+			}},
 		"paused-and-resumed": {workflow: contract.RolloutWorkflow, input: rollout(nil),
 			arrange: func(s *stage) { s.hang("Settle", "policies-staging", 2*time.Second) },
 			during: func(s *stage) {
