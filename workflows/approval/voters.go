@@ -133,22 +133,18 @@ func entitled(v *contract.Voters, environment string, people []contract.Person, 
 		return ""
 	}
 	id := user(people, name)
-	var unknown []string
-	for _, g := range v.Groups {
-		switch {
-		case now && g.Error != "":
-			unknown = append(unknown, fmt.Sprintf("%s (%s)", groupName(g), g.Error))
-		case id != "" && slices.Contains(g.Members, id):
-			return ""
-		}
+	if id != "" && slices.ContainsFunc(v.Groups, func(g contract.Group) bool {
+		return !(now && g.Error != "") && slices.Contains(g.Members, id)
+	}) {
+		return ""
 	}
 	reason := fmt.Sprintf("%s may not approve %s: %s may", name, environment, Who(v))
 	switch {
 	case len(v.Groups) == 0:
 	case id == "":
 		reason += "; spec.people has no Slack user for " + name
-	case len(unknown) > 0:
-		reason += "; it is not known now who is in " + list(unknown, "and")
+	case now && Unresolved(v):
+		reason += "; " + Unknown(v)
 	default:
 		reason += ", as of " + asOf(v.Groups).Format("15:04 UTC")
 	}
@@ -175,6 +171,38 @@ func Who(v *contract.Voters) string {
 		who = append(who, groupName(g))
 	}
 	return list(who, "or")
+}
+
+// Terms says in one line whose approvals count, and why others' do not; empty where
+// everyone's do.
+func Terms(v *contract.Voters) string {
+	if v == nil || v.Anyone {
+		return ""
+	}
+	line := "from " + Who(v)
+	for _, x := range v.Excluded {
+		line += "; not from " + x.Name + ", who " + x.Why
+	}
+	return line
+}
+
+// Unknown says in one line of which groups it is not known now who is in them; empty
+// where there are none.
+func Unknown(v *contract.Voters) string {
+	if !Unresolved(v) {
+		return ""
+	}
+	return "it is not known now who is in " + list(unknown(v), "and")
+}
+
+func unknown(v *contract.Voters) []string {
+	var out []string
+	for _, g := range v.Groups {
+		if g.Error != "" {
+			out = append(out, fmt.Sprintf("%s (%s)", groupName(g), g.Error))
+		}
+	}
+	return out
 }
 
 func groupName(g contract.Group) string {

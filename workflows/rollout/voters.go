@@ -28,9 +28,8 @@ func (r *rollout) openGate(ctx workflow.Context, i int, e contract.Evidence, now
 			return err
 		}
 		gate.Voters = v
-		line += " from " + approval.Who(v)
-		for _, x := range v.Excluded {
-			line += "; not from " + x.Name + ", who " + x.Why
+		if terms := approval.Terms(v); terms != "" {
+			line += " " + terms
 		}
 	}
 	r.state.Gate = gate

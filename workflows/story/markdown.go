@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
@@ -84,6 +85,11 @@ func gate(b *strings.Builder, s contract.RolloutStatus) {
 	}
 	fmt.Fprintf(b, "\n\n```\n%s\n%s\n```\n\n", Approve(s.Pipeline, g.Evidence.Hash),
 		fmt.Sprintf("portcullis rollout reject %s --why REASON", s.Pipeline))
+	for _, line := range []string{approval.Terms(g.Voters), approval.Unknown(g.Voters)} {
+		if line != "" {
+			fmt.Fprintf(b, "Approvals: %s\n\n", cell(line))
+		}
+	}
 	for _, v := range g.Votes {
 		fmt.Fprintf(b, "- approved by %s\n", cell(By(v.By, v.Why)))
 	}

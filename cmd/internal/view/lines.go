@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/story"
 )
@@ -165,6 +166,9 @@ func (r Rollout) gates(t *Tail, _ time.Time, add adder) {
 	if g := r.Gate; g != nil {
 		add("gate of %s: %d of %s given; evidence %s: %s", g.Environment, len(g.Votes), story.Count(g.Required, "approval"),
 			Short(g.Evidence.Hash), r.files(g.Evidence))
+		if terms := approval.Terms(g.Voters); terms != "" {
+			add("approvals %s", terms)
+		}
 		add("to approve: portcullis rollout approve %s --evidence %s --why …", r.Pipeline, Short(g.Evidence.Hash))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/story"
 )
@@ -258,6 +259,11 @@ func (d *drawing) gate() {
 	}
 	d.line(func(t string) string { return d.Paint.in(yellow, t) }, "gate of %s: %d of %s given%s",
 		g.Environment, len(g.Votes), story.Count(g.Required, "approval"), until)
+	for _, line := range []string{approval.Terms(g.Voters), approval.Unknown(g.Voters)} {
+		if line != "" {
+			d.line(d.Paint.Dim, "  %s", line)
+		}
+	}
 	for _, v := range g.Votes {
 		d.line(nil, "  %s agreed%s", v.By, because(v.Why))
 	}

@@ -69,6 +69,8 @@ func atGate() Rollout {
 	}}
 	r.Environments[2].State = contract.StateApproval
 	r.Gate = &contract.GateState{Environment: "prod", Required: 2, Deadline: noon.Add(time.Hour), Votes: []contract.Decision{{By: "kim", Why: "looked at the diff"}},
+		Voters: &contract.Voters{People: []string{"kim", "sam"}, Groups: []contract.Group{{ID: "S012AB3CD", Handle: "platform", Error: "Slack does not answer"}},
+			Excluded: []contract.Excluded{{Name: "alex", Why: "started this rollout"}}},
 		Evidence: contract.Evidence{Environment: "prod", Hash: strings.Repeat("50ce69b5ca6d", 5), Passed: map[string]string{"staging": "3eae3c1bccd9", "dev": "7aa37311f5ab"},
 			Changes: []source.Change{{Path: "bundles/applications/templates/data.yaml", Kind: "modified"}}}}
 	return r
