@@ -29,9 +29,13 @@ func newMetrics() *metrics {
 func (m *metrics) observe(method string, began time.Time, err error) {
 	outcome, up := "done", 1.0
 	if err != nil {
-		outcome, up = errs.TypeOf(err), 0
-		if outcome == "" {
+		outcome = errs.TypeOf(err)
+		switch outcome {
+		case "":
 			outcome = "cancelled"
+		case errs.TypeNotFound: // Slack took the call; what it was about is gone
+		default:
+			up = 0
 		}
 	}
 	m.calls.WithLabelValues(method, outcome).Observe(time.Since(began).Seconds())

@@ -17,6 +17,7 @@ import (
 
 	"portcullis.dev/portcullis/cmd/internal/config"
 	"portcullis.dev/portcullis/cmd/internal/connect"
+	"portcullis.dev/portcullis/cmd/internal/slackapp"
 )
 
 // Rancher is what the daemon itself does with Rancher; the activities do the rest.
@@ -27,11 +28,19 @@ type Rancher interface {
 	Start(ctx context.Context) error
 }
 
+// Slack takes interactions and makes decisions of them.
+type Slack interface {
+	// Start takes them until ctx ends; wait returns when the last one was answered.
+	Start(ctx context.Context, temporal slackapp.Temporal, log *slog.Logger) (wait func(), err error)
+}
+
 // Parts are what the daemon is put together from.
 type Parts struct {
 	Rancher Rancher
 	// Register puts workflows and activities on the worker.
 	Register func(worker.Registry)
+	// Slack takes what people press there; nil where there is none.
+	Slack Slack
 	// Collectors are the activities' own metrics.
 	Collectors []prometheus.Collector
 }
@@ -144,8 +153,13 @@ func (d *Daemon) work(ctx context.Context, temporal client.Client, broken chan e
 	if d.opts.Config.Metrics.Listen != "" {
 		go d.world.follow(ctx, temporal)
 	}
+	wait, err := d.startSlack(ctx, temporal)
+	if err != nil {
+		w.Stop()
+		return err
+	}
+	defer wait()
 	d.opts.Logger.Info("working", "taskQueue", d.opts.Config.Temporal.TaskQueue, "temporal", d.opts.Config.Temporal.Address)
-	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-broken:
@@ -154,6 +168,20 @@ func (d *Daemon) work(ctx context.Context, temporal client.Client, broken chan e
 	w.Stop()
 	d.opts.Logger.Info("stopped")
 	return err
+}
+
+// startSlack takes interactions where Slack is configured.
+func (d *Daemon) startSlack(ctx context.Context, temporal client.Client) (stop func(), err error) {
+	if d.parts.Slack == nil || !d.opts.Config.Slack.On() {
+		return func() {}, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	wait, err := d.parts.Slack.Start(ctx, temporal, d.opts.Logger)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return func() { cancel(); wait() }, nil
 }
 
 // ended turns an error that only came because ctx ended, or that would have been

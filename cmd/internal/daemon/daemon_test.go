@@ -155,9 +155,9 @@ func TestSearchAttributesAreRegisteredWhereTheyAreMissing(t *testing.T) {
 
 	f := &fakeOperator{have: map[string]enumspb.IndexedValueType{contract.AttrPipeline.GetName(): keyword}, errs: []error{serviceerror.NewUnavailable("later")}}
 	require.NoError(t, d.registerSearchAttributes(t.Context(), f))
-	require.Len(t, f.added, len(searchAttributes())-1)
+	require.Len(t, f.added, len(SearchAttributes())-1)
 
-	f = &fakeOperator{have: searchAttributes()}
+	f = &fakeOperator{have: SearchAttributes()}
 	require.NoError(t, d.registerSearchAttributes(t.Context(), f))
 	require.Nil(t, f.added)
 

@@ -15,6 +15,7 @@ import (
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/cmd/internal/config"
+	"portcullis.dev/portcullis/cmd/internal/slackapp"
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows"
 )
@@ -50,13 +51,15 @@ func build(cfg config.Server, version string) (*Parts, error) {
 		Audit:     audit.New(client, client),
 		Slack:     slack.New(chat),
 	}
+	app := slackapp.New(cfg.Slack, chat)
 	return &Parts{
 		Rancher: typed{client},
+		Slack:   app,
 		Register: func(r worker.Registry) {
 			workflows.Register(r)
 			workflows.RegisterActivities(r, activities)
 		},
-		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors(), activities.Preflight.Collectors(), activities.Audit.Collectors(), chat.Collectors()),
+		Collectors: slices.Concat(activities.Source.Collectors(), activities.Deliver.Collectors(), activities.Verify.Collectors(), activities.Preflight.Collectors(), activities.Audit.Collectors(), chat.Collectors(), app.Collectors()),
 	}, nil
 }
 

@@ -86,8 +86,8 @@ func (d *Daemon) newWorker(c client.Client, broken chan<- error) worker.Worker {
 	return w
 }
 
-// searchAttributes are what `rollout list` and the Temporal UI filter by.
-func searchAttributes() map[string]enumspb.IndexedValueType {
+// SearchAttributes are what `rollout list` and the Temporal UI filter by.
+func SearchAttributes() map[string]enumspb.IndexedValueType {
 	const keyword = enumspb.INDEXED_VALUE_TYPE_KEYWORD
 	return map[string]enumspb.IndexedValueType{
 		contract.AttrPipeline.GetName():    keyword,
@@ -110,7 +110,7 @@ func (d *Daemon) registerSearchAttributes(ctx context.Context, c client.Client) 
 			return nil
 		case forbidden(err):
 			d.opts.Logger.Warn("the search attributes cannot be registered with these credentials; where they are missing, rollouts cannot start",
-				"reason", err.Error(), "remedy", remedy(d.opts.Config.Temporal.Namespace))
+				"reason", err.Error(), "remedy", Remedy(d.opts.Config.Temporal.Namespace))
 			return nil
 		case errs.TypeOf(err) != "" && !mayPass(err):
 			return err
@@ -130,8 +130,8 @@ func (d *Daemon) addSearchAttributes(ctx context.Context, c client.Client) error
 	if err != nil {
 		return err
 	}
-	missing := searchAttributes()
-	for name, want := range searchAttributes() {
+	missing := SearchAttributes()
+	for name, want := range SearchAttributes() {
 		switch got, there := have.GetCustomAttributes()[name]; {
 		case there && got != want:
 			return errs.Conflict("the search attribute %s of Temporal's namespace %s has the type %s and not Keyword: remove it there", name, namespace, got)
@@ -156,8 +156,9 @@ func forbidden(err error) bool {
 	return errors.As(err, &denied) || errors.As(err, &unknown)
 }
 
-func remedy(namespace string) string {
-	names := slices.Sorted(maps.Keys(searchAttributes()))
+// Remedy is what an administrator of Temporal types to register them.
+func Remedy(namespace string) string {
+	names := slices.Sorted(maps.Keys(SearchAttributes()))
 	return fmt.Sprintf("temporal operator search-attribute create --namespace %s --type Keyword --name %s",
 		namespace, strings.Join(names, " --name "))
 }
