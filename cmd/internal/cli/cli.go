@@ -111,7 +111,7 @@ pipeline requires, and the people who must agree have agreed. Otherwise the last
 	root.PersistentPreRunE = a.checkOutput
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddGroup(&cobra.Group{ID: "use", Title: "For people and CI:"}, &cobra.Group{ID: "run", Title: "To run Portcullis:"})
-	grouped(root, "use", a.pipelineCommand(), a.rolloutCommand(), a.probeCommand(), a.preflightCommand(), a.migrateCommand(), a.clustersCommand())
+	grouped(root, "use", a.pipelineCommand(), a.rolloutCommand(), a.probeCommand(), a.preflightCommand(), a.migrateCommand(), a.driftCommand(), a.clustersCommand())
 	grouped(root, "run", a.serverCommand(), a.doctorCommand(), a.agentCommand(), a.nodeCommand())
 	if a.DevServer != nil {
 		grouped(root, "run", a.temporalCommand())

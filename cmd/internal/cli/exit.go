@@ -50,9 +50,9 @@ var exitTable = []struct {
 	{exitHeld, "the pipeline is held after a rollback: release it, or start with --after-rollback"},
 	{exitDenied, "credentials are refused, or a certificate does not verify"},
 	{exitUnavailable, "Temporal, the daemon, Rancher or a cluster did not answer in time"},
-	{exitNotPassed, "it ended without success: rolled back, rejected, aborted, failed, on Canal again; or probes did not pass"},
+	{exitNotPassed, "it ended without success: rolled back, rejected, aborted, failed, on Canal again; or probes did not pass, or an audit found drift"},
 	{exitPreflight, "a preflight, or the plan of a migration, found something that must be mended first; nothing was changed"},
-	{exitUnknown, "a preflight could not find out everything that must be known; nothing that it found failed"},
+	{exitUnknown, "a preflight or an audit could not find out everything that must be known; nothing that it found failed"},
 	{exitApproved, "that person has approved the same evidence already; one person has one vote"},
 	{exitLate, "what was to be decided is decided: the gate is open or its time is over, or the rollout has ended"},
 	{exitNotEntitled, "that person may not decide this: not among those who may, or excluded because they started it or wrote it"},
@@ -118,6 +118,7 @@ func classify(err error) (int, string) {
 		file   config.Errors
 		ended  notPassed
 		checks preflightEnded
+		unseen auditUnknown
 		absent *serviceerror.NotFound
 		wrong  *serviceerror.InvalidArgument
 		path   *fs.PathError
@@ -139,6 +140,8 @@ func classify(err error) (int, string) {
 		return exitPreflight, errs.TypePreflight
 	case errors.As(err, &checks):
 		return exitUnknown, "PreflightUnknown"
+	case errors.As(err, &unseen):
+		return exitUnknown, "AuditUnknown"
 	case errors.As(err, &absent), errors.As(err, &path) && errors.Is(err, fs.ErrNotExist):
 		return exitNotFound, errs.TypeNotFound
 	case errors.As(err, &path):

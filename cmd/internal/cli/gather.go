@@ -33,6 +33,7 @@ func (a *app) gatherRollout(ctx context.Context, s *session, pipeline string, wa
 		return r, err
 	}
 	info := d.GetWorkflowExecutionInfo()
+	r.Audit = s.lastAudit(ctx, pipeline)
 	r.RunID, r.StartedAt = info.GetExecution().GetRunId(), info.GetStartTime().AsTime()
 	r.Running = info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
 	if !r.Running {

@@ -24,6 +24,8 @@ type session struct {
 	settings config.Temporal
 	// patience and answer are those of Options.
 	patience, answer time.Duration
+	// audited is the last audit that was read, by its pipeline, and when that was.
+	audited lastAudits
 }
 
 const (
@@ -50,7 +52,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, connect.Explain(err, cfg.Temporal)
 	}
-	return &session{c, cfg.Temporal, a.Patience, a.Answer}, nil
+	return &session{Client: c, settings: cfg.Temporal, patience: a.Patience, answer: a.Answer}, nil
 }
 
 // withSession runs do with a connection.

@@ -25,6 +25,15 @@ type Rollout struct {
 	// Unanswered says why the workflow itself could not be asked; what is shown
 	// then comes from Temporal's index.
 	Unanswered string `json:"unanswered,omitempty"`
+	// Audit is the last audit of the pipeline that ended, where there is one.
+	Audit *Audit `json:"audit,omitempty"`
+}
+
+// Audit is how an audit ended.
+type Audit struct {
+	State contract.State `json:"state"`
+	At    time.Time      `json:"at"`
+	RunID string         `json:"runId"`
 }
 
 // Look is what is known of a rollout or of a migration at one moment.

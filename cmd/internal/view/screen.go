@@ -107,6 +107,7 @@ func (d *drawing) head() {
 	if r.Unanswered != "" {
 		d.line(d.Paint.Bad, "  %s", oneLine(r.Unanswered))
 	}
+	d.audit()
 	d.lines = append(d.lines, "")
 }
 
