@@ -63,9 +63,9 @@ func TestWhoMayApprove(t *testing.T) {
 		"named":                    {named, "sam", ""},
 		"named, by user":           {named, "U045EF6GH", ""},
 		"not named":                {named, "kim", "kim may not approve prod: alex or sam may"},
-		"stranger":                 {named, "mallory", "mallory may not approve prod: alex or sam may"},
+		"stranger":                 {named, "mallory", "mallory may not approve prod: alex or sam may; mallory is nobody in spec.people"},
 		"everyone who is a person": {rancher.Approvals{Required: 1}, "kim", ""},
-		"stranger to the file":     {rancher.Approvals{Required: 1}, "root", "root may not approve prod: alex, sam, kim or ci may"},
+		"stranger to the file":     {rancher.Approvals{Required: 1}, "root", "root may not approve prod: alex, sam, kim or ci may; root is nobody in spec.people"},
 		"starter": {rancher.Approvals{Required: 1, Exclude: []rancher.Exclusion{rancher.ExcludeStarter}}, "U078IJ9KL",
 			"kim may not approve prod: kim started this rollout"},
 		"author": {rancher.Approvals{Required: 1, Exclude: []rancher.Exclusion{rancher.ExcludeAuthor}}, "sam",
@@ -224,7 +224,7 @@ func TestWhoMayReject(t *testing.T) {
 		require.Equal(t, now12, d.Evidence, "it is recorded on what it was given")
 	}
 	_, err := Reject(g, people, contract.Decision{By: "mallory"}, noon)
-	require.Equal(t, "mallory may not reject prod: alex may; `portcullis rollout abort` is open to everyone", errs.Message(err))
+	require.Equal(t, "mallory may not reject prod: alex may; mallory is nobody in spec.people; `portcullis rollout abort` is open to everyone", errs.Message(err))
 	_, err = Reject(g, people, contract.Decision{By: "alex", Evidence: then12}, noon)
 	require.Equal(t, errs.TypeConflict, errs.TypeOf(err))
 }

@@ -140,6 +140,8 @@ func entitled(v *contract.Voters, environment string, people []contract.Person, 
 	}
 	reason := fmt.Sprintf("%s may not approve %s: %s may", name, environment, Who(v))
 	switch {
+	case id == "" && find(people, name) == nil:
+		reason += "; " + name + " is nobody in spec.people"
 	case len(v.Groups) == 0:
 	case id == "":
 		reason += "; spec.people has no Slack user for " + name

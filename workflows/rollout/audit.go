@@ -1,8 +1,6 @@
 package rollout
 
 import (
-	"slices"
-
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/workflows/approval"
@@ -96,16 +94,8 @@ func (r *rollout) tellLog(e contract.AuditEntry) {
 	r.log.Info("decision", "what", e.What, "environment", e.Environment, "by", e.By, "via", e.Via, "known", e.Known,
 		"why", e.Why, "evidence", e.Evidence, "outcome", outcome, "refused", e.Refused)
 	workflow.GetMetricsHandler(r.work).WithTags(map[string]string{
-		"pipeline": r.name, "environment": r.known(e.Environment), "what": e.What, "via": string(approval.Via(e.Via)), "outcome": outcome,
+		"what": e.What, "via": string(approval.Via(e.Via)), "outcome": outcome,
 	}).Counter("portcullis_decisions_total").Inc(1)
-}
-
-// known keeps what a person wrote out of the metrics' labels.
-func (r *rollout) known(environment string) string {
-	if slices.ContainsFunc(r.state.Environments, func(e contract.EnvironmentState) bool { return e.Name == environment }) {
-		return environment
-	}
-	return ""
 }
 
 // people are those whom the pipeline names.

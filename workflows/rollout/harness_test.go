@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/testsuite"
 
 	"portcullis.dev/portcullis/activities/errs"
@@ -36,8 +37,13 @@ type hook struct {
 
 func newRun(t *testing.T, w *world.World) *run {
 	t.Helper()
+	return newRunWith(t, w, harness.Quiet{})
+}
+
+func newRunWith(t *testing.T, w *world.World, logger log.Logger) *run {
+	t.Helper()
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(harness.Quiet{})
+	suite.SetLogger(logger)
 	r := &run{t: t, w: w, env: suite.NewTestWorkflowEnvironment()}
 	r.env.SetTestTimeout(20 * time.Second)
 	workflows.Register(r.env)

@@ -1,12 +1,16 @@
 package rollout_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
@@ -240,6 +244,50 @@ func TestAudit(t *testing.T) {
 	last := out.Audit.Entries[7]
 	if last.Evidence == "" || last.Evidence == out.Audit.Entries[3].Evidence || last.Environment != "prod" {
 		t.Errorf("opened on %+v", last)
+	}
+}
+
+// What a validator refuses leaves no trace but this line.
+func TestEveryDecisionIsALineOfTheLog(t *testing.T) {
+	var out bytes.Buffer
+	r := newRunWith(t, ruled(1, 0, named("ann")), log.NewStructuredLogger(slog.New(slog.NewJSONHandler(&out, nil))))
+	r.after(1*time.Minute, contract.UpdateApprove, "no", r.vote("mallory"))
+	r.after(2*time.Minute, contract.UpdateAbort, "bad", always(contract.Order{By: "x\ny", Why: "secret"}))
+	r.after(3*time.Minute, contract.UpdateApprove, "ann", r.vote("U0ANN"))
+	r.wantState(r.do(r.input()), contract.StateVerified)
+	type line struct{ Msg, What, By, Outcome, Refused, Environment, Evidence string }
+	var got []line
+	for text := range strings.Lines(out.String()) {
+		var l line
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			t.Fatal(err)
+		}
+		if l.Msg == "decision" {
+			l.Msg, l.Refused, l.Evidence = "", strings.SplitN(l.Refused, ":", 2)[0], l.Evidence[:min(1, len(l.Evidence))]
+			got = append(got, l)
+		}
+	}
+	want := []line{
+		{What: "start", By: "ann", Outcome: "taken"},
+		{What: "approve", By: "mallory", Outcome: errs.TypeNotEntitled, Refused: "mallory may not approve prod", Environment: "prod"},
+		{What: "abort", Outcome: errs.TypeInvalid, Refused: "by has a character that cannot be printed", Environment: "prod"},
+		{What: "approve", By: "ann", Outcome: "taken", Environment: "prod"},
+		{What: "opened", Outcome: "taken", Environment: "prod"},
+	}
+	for i := range got {
+		if i == 0 || i == 2 {
+			continue
+		}
+		if got[i].Evidence == "" {
+			t.Errorf("line %d has no evidence", i)
+		}
+		got[i].Evidence = ""
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%+v\nwant %+v", got, want)
+	}
+	if strings.Contains(out.String(), "secret") {
+		t.Error("what is not well-formed is repeated")
 	}
 }
 

@@ -62,10 +62,19 @@ func TestDaemonSaysWhatItCannotRunWithout(t *testing.T) {
 
 // The documentation's examples are read as they stand there.
 func TestDocumentedExamplesAreValid(t *testing.T) {
+	const (
+		header = "apiVersion: portcullis.dev/v1alpha1\nkind: Pipeline\nmetadata: {name: x}\n"
+		rest   = "  source: {repo: https://git.example.com/x/y, branch: main}\n  probes: [{name: dns, from: {namespaces: all}, to: {dns: example.com}, expect: allow}]\n"
+	)
 	block := regexp.MustCompile("(?s)```yaml\n(.*?)```")
 	for file, parse := range map[string]func(string, []byte) error{
 		"../../../docs/pipeline.md": func(f string, b []byte) error { _, err := ParsePipeline(f, b); return err },
-		"../../../docs/cli.md":      func(f string, b []byte) error { _, err := ParseServer(f, b); return err },
+		// An excerpt: what else a pipeline needs is put around it.
+		"../../../docs/approvals.md": func(f string, b []byte) error {
+			_, err := ParsePipeline(f, append([]byte(header), append(b, rest...)...))
+			return err
+		},
+		"../../../docs/cli.md": func(f string, b []byte) error { _, err := ParseServer(f, b); return err },
 	} {
 		doc, err := os.ReadFile(file)
 		require.NoError(t, err)

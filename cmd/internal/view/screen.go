@@ -260,7 +260,7 @@ func (d *drawing) gate() {
 	}
 	d.line(func(t string) string { return d.Paint.in(yellow, t) }, "gate of %s: %d of %s given%s",
 		g.Environment, len(g.Votes), story.Count(g.Required, "approval"), until)
-	for _, line := range []string{approval.Terms(g.Voters), approval.Unknown(g.Voters)} {
+	for _, line := range append(strings.Split(approval.Terms(g.Voters), "; "), approval.Unknown(g.Voters)) {
 		if line != "" {
 			d.line(d.Paint.Dim, "  %s", line)
 		}
