@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"portcullis.dev/portcullis/activities/errs"
@@ -25,6 +26,8 @@ func play(t *testing.T, rollout func() error) (*testsuite.TestWorkflowEnvironmen
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(harness.Quiet{})
 	env := suite.NewTestWorkflowEnvironment()
+	// The machine may be busy with other tests.
+	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
 	workflows.Register(env)
 	w := world.Make()
 	w.Register(env)
