@@ -67,7 +67,7 @@ func (a audited) String() string {
 // scheduled is the sample pipeline with audits every so often.
 func scheduled(t *testing.T, every string) string {
 	t.Helper()
-	file, err := p.PipelineFile("pipeline", func(text string) string {
+	file, err := p.PipelineFile("drift", func(text string) string {
 		return strings.TrimRight(text, "\n") + "\n  drift: {schedule: \"@every " + every + "\", probes: true}\n"
 	})
 	must(t, err)
