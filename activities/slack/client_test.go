@@ -48,7 +48,7 @@ func gateView() slack.View {
 		},
 		Gate: &slack.Gate{
 			Environment: "prod", Required: 2, Evidence: strings.Repeat("f", 64), Since: time.Unix(1700000000, 0), Deadline: time.Unix(1700003600, 0),
-			Votes:    []slack.Said{{By: "sam", Via: "cli", Why: "seen in dev"}},
+			Votes: []slack.Said{{By: "sam", Via: "cli", Why: "seen in dev"}}, Counted: 1,
 			Changes:  slack.Changes{Added: slack.Objects{Count: 1, Names: []string{"NetworkPolicy/web"}}, Changed: slack.Objects{Count: 30, Names: []string{"NetworkPolicy/api"}}},
 			From:     strings.Repeat("b", 40),
 			Compare:  "https://git.example.com/x/-/compare/b...c",

@@ -94,7 +94,7 @@ func votes(old, now []Said, required int) []string {
 
 // Reminder says that a gate still waits.
 func Reminder(g Gate) string {
-	missing := max(g.Required-len(g.Votes), 0)
+	missing := max(g.Required-g.Counted, 0)
 	s := fmt.Sprintf("reminder: *%s* still waits for %s of evidence %s, since %s", Free(g.Environment), count(missing, "approval"), code(short(g.Evidence)), date(g.Since))
 	if !g.Deadline.IsZero() {
 		s += "; after " + date(g.Deadline) + " the rollout is rejected"

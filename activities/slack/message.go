@@ -83,7 +83,7 @@ func headline(v View, environment string) string {
 		if v.Paused != nil {
 			at += "paused, "
 		}
-		return at + fmt.Sprintf("waits for approval, %d of %d", len(g.Votes), g.Required)
+		return at + fmt.Sprintf("waits for approval, %d of %d", g.Counted, g.Required)
 	}
 	for _, e := range v.Environments {
 		if e.Name == environment {
@@ -147,7 +147,7 @@ func none(n int) string {
 }
 
 func approvals(g Gate) string {
-	s := fmt.Sprintf("*Evidence* %s, %d of %s", code(short(g.Evidence)), len(g.Votes), count(g.Required, "approval"))
+	s := fmt.Sprintf("*Evidence* %s, %d of %s", code(short(g.Evidence)), g.Counted, count(g.Required, "approval"))
 	if g.Measured > 0 {
 		s += "\nThe wire was measured on " + count(g.Measured, "cluster") + " as it is before the change."
 	}

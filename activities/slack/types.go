@@ -75,8 +75,10 @@ type Gate struct {
 	Environment string `json:"environment"`
 	Required    int    `json:"required"`
 	// Evidence is the whole hash.
-	Evidence string    `json:"evidence"`
-	Votes    []Said    `json:"votes,omitempty"`
+	Evidence string `json:"evidence"`
+	Votes    []Said `json:"votes,omitempty"`
+	// Counted is how many of them count now.
+	Counted  int       `json:"counted,omitempty"`
 	Since    time.Time `json:"since"`
 	Deadline time.Time `json:"deadline,omitzero"`
 	// Changes are what the revision changes in the environment, and From is the

@@ -286,3 +286,22 @@ func TestGateThatWasOpenedOnThisEvidence(t *testing.T) {
 	require.Nil(t, Opened(a, contract.Decision{Evidence: then12[:11]}))
 	require.Nil(t, Opened(a, contract.Decision{}))
 }
+
+// Everyone who may use the command line is not everyone who is in Slack.
+func TestASlackUserWhomNobodyNamedIsNotEveryone(t *testing.T) {
+	g := gate(t, rancher.Approvals{Required: 1}, origin)
+	g.Voters = &contract.Voters{Anyone: true}
+	slackUser := vote("U0STRANGER")
+	slackUser.Via, slackUser.Known = contract.ViaSlack, contract.KnownSlack
+	_, err := Approve(g, nil, slackUser, noon)
+	require.Equal(t, errs.TypeNotEntitled, errs.TypeOf(err))
+	require.ErrorContains(t, err, "nobody in spec.people has this Slack user")
+	_, err = Reject(g, nil, slackUser, noon)
+	require.Equal(t, errs.TypeNotEntitled, errs.TypeOf(err))
+	_, err = Approve(g, nil, vote("zoe"), noon)
+	require.NoError(t, err)
+	slackUser.By = "U012AB3CD"
+	d, err := Approve(g, people, slackUser, noon)
+	require.NoError(t, err)
+	require.Equal(t, "alex", d.By)
+}

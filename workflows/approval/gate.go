@@ -20,6 +20,9 @@ func Approve(g *contract.GateState, people []contract.Person, d contract.Decisio
 	if err := meant(g, d); err != nil {
 		return d, err
 	}
+	if err := stranger(g, people, d); err != nil {
+		return d, err
+	}
 	if reason := entitled(g.Voters, g.Environment, people, d.By, true); reason != "" {
 		return d, errs.NotEntitled("%s", reason)
 	}
@@ -50,6 +53,9 @@ func Reject(g *contract.GateState, people []contract.Person, d contract.Decision
 		return d, err
 	}
 	if err := meant(g, d); err != nil {
+		return d, err
+	}
+	if err := stranger(g, people, d); err != nil {
 		return d, err
 	}
 	if g.Voters == nil || excluded(g.Voters, d.By) == nil {
@@ -91,6 +97,15 @@ func Sign(people []contract.Person, d contract.Decision) (contract.Decision, err
 func meant(g *contract.GateState, d contract.Decision) error {
 	if d.Environment != "" && d.Environment != g.Environment {
 		return errs.Conflict("the gate that waits is that of %s, and not of %s", g.Environment, d.Environment)
+	}
+	return nil
+}
+
+// stranger refuses a Slack user whom nobody named where everyone may decide:
+// everyone in Slack is more than that is meant for, and has a second name elsewhere.
+func stranger(g *contract.GateState, people []contract.Person, d contract.Decision) error {
+	if g.Voters != nil && g.Voters.Anyone && d.Known == contract.KnownSlack && find(people, d.By) == nil {
+		return errs.NotEntitled("%s may not decide about %s: nobody in spec.people has this Slack user", d.By, g.Environment)
 	}
 	return nil
 }

@@ -351,7 +351,7 @@ func verdict(r *contract.DriftResult) (contract.State, string) {
 		state = contract.StateUnknown
 	}
 	if n := r.Clusters[drift.Moving]; n > 0 {
-		parts = append(parts, fmt.Sprintf("%s left out: a rollout is changing it", story.Count(n, "cluster")))
+		parts = append(parts, fmt.Sprintf("%s left out, which a rollout is changing", story.Count(n, "cluster")))
 	}
 	return state, strings.Join(parts, ", ")
 }

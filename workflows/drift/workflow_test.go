@@ -79,9 +79,7 @@ func TestAudit(t *testing.T) {
 				return nil
 			}
 		}, contract.StateUnknown, "1 cluster unknown"},
-		"in motion": {func(w *world.World) {
-			w.Moving["policies-prod-w1"], w.Moving["policies-prod-1"] = "a rollout", "a rollout"
-		}, contract.StateClean, ""},
+		"in motion": {func(w *world.World) { w.Moving["policies-prod-wave1"] = "a rollout has staged it" }, contract.StateClean, "60 clusters left out, which a rollout is changing"},
 		"not met": {func(w *world.World) {
 			w.Pipeline.Spec.Drift = &contract.Drift{Probes: true}
 			w.Bad = func(cluster, _ string) bool { return cluster == "prod-1-3" }
@@ -94,7 +92,7 @@ func TestAudit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.State != c.state || r.Reason != c.reason && name != "in motion" {
+			if r.State != c.state || r.Reason != c.reason {
 				t.Errorf("%s: %s", r.State, r.Reason)
 			}
 			if found := clusters(t, r); len(found) != 62 || r.Clusters[drift.Clean]+r.Clusters[drift.Drifted]+r.Clusters[drift.Unknown]+r.Clusters[drift.Moving] != 62 {
@@ -108,6 +106,10 @@ func TestAudit(t *testing.T) {
 			case "not met":
 				if r.Wire == nil || r.Wire.Unmet != 1 || r.Wire.Met != 61 || len(r.Wire.Clusters) != 1 || r.Wire.Clusters[0].Cluster != "prod-1-3" {
 					t.Errorf("%+v", r.Wire)
+				}
+			case "in motion":
+				if r.Clusters[drift.Moving] != 60 || clusters(t, r)["prod-1-0"].Reason != "a rollout has staged it" {
+					t.Errorf("%v", r.Clusters)
 				}
 			case "ignored":
 				if r.Ignored != 1 {

@@ -38,6 +38,7 @@ var recorded = []string{
 	contract.ProbeWorkflow, contract.InventoryWorkflow, contract.AgentWorkflow, contract.HoldWorkflow,
 	contract.PreflightWorkflow,
 	contract.PlanMigrationWorkflow, contract.MigrateWorkflow, contract.MigrateNodeWorkflow,
+	contract.DriftWorkflow,
 }
 
 // limit bounds one scenario.
@@ -192,6 +193,15 @@ func rollouts() map[string]scenario {
 		"plan-migration": {workflow: contract.PlanMigrationWorkflow, input: func(*world.World) any {
 			return contract.PlanMigrationInput{Cluster: "dev-0-0"}
 		}},
+		"drift": {workflow: contract.DriftWorkflow,
+			input: func(w *world.World) any {
+				w.Pipeline.Spec.Drift = &contract.Drift{Probes: true, Ignore: []contract.DriftIgnore{{Name: "known*", Reason: "a test"}}}
+				return contract.DriftInput{Pipeline: w.Pipeline, StartedBy: "ann"}
+			},
+			arrange: func(s *stage) {
+				s.w.Drifting = map[string]string{"dev-0-0": "x", "prod-1-1": "known-1"}
+				s.w.Moving = map[string]string{"policies-staging-wave0": "a rollout has staged it"}
+			}},
 		"hold": {workflow: contract.HoldWorkflow, input: func(*world.World) any {
 			return contract.HoldInput{Pipeline: "policies", Reason: "holiday", By: "ann"}
 		}},

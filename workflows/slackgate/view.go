@@ -9,6 +9,7 @@ import (
 	"portcullis.dev/portcullis/activities/slack"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/rancher"
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/story"
 )
@@ -49,6 +50,7 @@ func View(of Of) slack.View {
 	}
 	if s.Gate != nil && !of.Over {
 		v.Gate = gateOf(*s.Gate, s.Plan, v.Revision, links.Compare)
+		v.Gate.Counted = approval.Count(s.Gate, of.Pipeline.Spec.People)
 	}
 	return v
 }

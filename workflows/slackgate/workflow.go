@@ -46,16 +46,17 @@ func (g *gate) run(ctx workflow.Context) error {
 	for {
 		g.receive(ctx)
 		now := workflow.Now(ctx)
-		if g.due(now) {
-			g.deliver(ctx, now)
-			g.receive(ctx)
-		}
-		if now = workflow.Now(ctx); g.finished(now) {
+		if g.finished(now) {
 			return nil
 		}
 		info := workflow.GetInfo(ctx)
 		if info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > options.HistoryLength {
 			return workflow.NewContinueAsNewError(ctx, contract.SlackWorkflow, contract.SlackInput{Pipeline: g.in.Pipeline, Carried: &g.c})
+		}
+		if g.due(now) {
+			// More may have come meanwhile.
+			g.deliver(ctx, now)
+			continue
 		}
 		if err := g.wait(ctx, g.next(now).Sub(now)); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"portcullis.dev/portcullis/activities/errs"
@@ -25,6 +26,8 @@ func play(t *testing.T, rollout func() error) (*testsuite.TestWorkflowEnvironmen
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(harness.Quiet{})
 	env := suite.NewTestWorkflowEnvironment()
+	// The machine may be busy with other tests.
+	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
 	workflows.Register(env)
 	w := world.Make()
 	w.Register(env)
@@ -134,4 +137,30 @@ func TestLinesAreBounded(t *testing.T) {
 	}
 	require.Contains(t, text, "lines were left out)")
 	require.Len(t, w.Posts("C0GATES"), 3, "one message, and two posts in its thread")
+}
+
+// What comes while something is being written is written next, and not at the next
+// time to look.
+func TestWhatComesMeanwhileIsNotForgotten(t *testing.T) {
+	env, w := play(t, func() error { return nil })
+	voted := waiting("r1")
+	voted.Gate.Votes = []slack.Said{{By: "sam"}}
+	once := false
+	w.Hook = func(_ context.Context, name, _ string) error {
+		if name == "SlackLines" && !once {
+			once = true
+			send(env, 0, views(voted))
+			time.Sleep(50 * time.Millisecond)
+		}
+		return nil
+	}
+	send(env, 0, views(waiting("r1")))
+	env.RegisterDelayedCallback(func() {
+		shown := w.Posts("C0GATES")[0].Views
+		if got := shown[len(shown)-1].Gate; len(got.Votes) != 1 {
+			t.Errorf("the vote is not shown: %+v", got)
+		}
+	}, time.Minute)
+	send(env, 2*time.Minute, views(over("r1")))
+	run(t, env)
 }

@@ -49,6 +49,7 @@ func TestEachLineSaysWhatItIsAbout(t *testing.T) {
 		"promotion":      {contract.PromoteID("net", "prod"), nil, nil, map[string]any{"rollout": "net", "environment": "prod"}},
 		"measurement":    {contract.VerifyID("net", "prod", "gate", 3), nil, []any{"cluster", "c1"}, map[string]any{"rollout": "net", "environment": "prod", "cluster": "c1"}},
 		"gate preflight": {contract.PreflightID("net", "prod", 0), nil, nil, map[string]any{"rollout": "net", "environment": "prod"}},
+		"in Slack":       {contract.SlackID("net"), nil, nil, map[string]any{"rollout": "net"}},
 		"migration":      {contract.MigrateID("c1"), nil, nil, map[string]any{"cluster": "c1"}},
 		"node":           {contract.MigrateNodeID("c1", "n1"), []any{"cluster", "c1"}, nil, map[string]any{"cluster": "c1", "node": "n1"}},
 		"said before":    {contract.PromoteID("net", "prod"), []any{"environment", "prod"}, nil, map[string]any{"rollout": "net", "environment": "prod"}},

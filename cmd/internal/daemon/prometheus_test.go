@@ -97,11 +97,11 @@ func fill(t *testing.T, d *Daemon) {
 	// What workflows and the SDK write.
 	tags := map[string]string{
 		"state": "verified", "kind": "last-verified", "live": "true", "proven": "false", "operation": "x", "worker_type": "x", "poller_type": "x",
-		"workflow_type": "Rollout", "activity_type": "deliver.Settle", "mode": "promote",
+		"workflow_type": "Rollout", "what": "approve", "via": "cli", "outcome": "taken", "activity_type": "deliver.Settle", "mode": "promote",
 	}
 	sdk := d.metrics.sdk.WithTags(tags)
 	for _, name := range []string{
-		"portcullis_rollouts_total", "portcullis_rollbacks_total", "portcullis_migrations_total",
+		"portcullis_rollouts_total", "portcullis_rollbacks_total", "portcullis_migrations_total", "portcullis_decisions_total",
 		"temporal_request", "temporal_request_failure", "temporal_workflow_task_execution_failed",
 	} {
 		sdk.Counter(name).Inc(1)

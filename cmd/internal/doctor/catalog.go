@@ -30,6 +30,7 @@ const (
 	ClusterFleetAgent      = "cluster-fleet-agent"
 	ClusterRights          = "cluster-permissions"
 	ClusterPreflightRights = "cluster-permissions-preflight"
+	ClusterDriftRights     = "cluster-permissions-drift"
 	ClusterMigrationRights = "cluster-permissions-migration"
 	ClusterAgents          = "cluster-node-agents"
 
@@ -56,6 +57,7 @@ var Catalog = []Check{
 	{ClusterFleetAgent, "Is Fleet's agent seen?"},
 	{ClusterRights, "May the token do on the cluster what probes need?"},
 	{ClusterPreflightRights, "May it do what preflights need besides?"},
+	{ClusterDriftRights, "May it read what drift audits need besides?"},
 	{ClusterMigrationRights, "May it do what a migration to Calico needs besides?"},
 	{ClusterAgents, "Are the node agents there and ready?"},
 	{SlackToken, "Does Slack take the token, and has it the scopes?"},

@@ -53,7 +53,7 @@ func (m *management) choose(ctx context.Context, clusters []rancher.Cluster) []r
 }
 
 func (m *management) cluster(ctx context.Context, c rancher.Cluster) {
-	rest := []string{ClusterFleetAgent, ClusterRights, ClusterPreflightRights, ClusterMigrationRights, ClusterAgents}
+	rest := []string{ClusterFleetAgent, ClusterRights, ClusterPreflightRights, ClusterDriftRights, ClusterMigrationRights, ClusterAgents}
 	if !m.check(ctx, ClusterReach, c.Name, func(ctx context.Context) finding { return m.ping(ctx, c) }) {
 		for _, id := range rest {
 			m.check(ctx, id, c.Name, func(context.Context) finding { return skip("the cluster cannot be reached") })
@@ -67,7 +67,7 @@ func (m *management) cluster(ctx context.Context, c rancher.Cluster) {
 		needs   []need
 		lacking Status
 	}{
-		{ClusterRights, onCluster(agent), Fail}, {ClusterPreflightRights, forPreflight(), Warn}, {ClusterMigrationRights, forMigration(), Warn},
+		{ClusterRights, onCluster(agent), Fail}, {ClusterPreflightRights, forPreflight(), Warn}, {ClusterDriftRights, forAudit(), Warn}, {ClusterMigrationRights, forMigration(), Warn},
 	} {
 		m.check(ctx, r.id, c.Name, func(ctx context.Context) finding { return m.rights(ctx, m.client, c.ID, r.needs, r.lacking) })
 	}

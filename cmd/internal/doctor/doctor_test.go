@@ -478,7 +478,7 @@ func TestEveryCheckIsDocumented(t *testing.T) {
 
 // No two needs are the same, and every failure's type has a remedy.
 func TestNeedsAndRemedies(t *testing.T) {
-	for _, list := range [][]need{onManagement("w"), onCluster("a"), forPreflight(), forMigration()} {
+	for _, list := range [][]need{onManagement("w"), onCluster("a"), forPreflight(), forAudit(), forMigration()} {
 		seen := map[need]bool{}
 		for _, n := range list {
 			require.False(t, seen[n], n.String())

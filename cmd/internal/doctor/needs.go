@@ -3,8 +3,10 @@ package doctor
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"portcullis.dev/portcullis/rancher"
+	"portcullis.dev/portcullis/rancher/drift"
 )
 
 // need is one verb on one resource, as a request of the daemon makes it.
@@ -90,6 +92,17 @@ func forPreflight() []need {
 		in("apiregistration.k8s.io", "apiservices", "", "get"),
 		in("networking.k8s.io", "servicecidrs", "", "list"),
 	)
+}
+
+// forAudit is what a drift audit reads besides: every type that it lists on each
+// cluster, and the releases of Helm, which are Secrets.
+func forAudit() []need {
+	var out []need
+	for _, t := range drift.Watched() {
+		group, _, _ := strings.Cut(t.APIVersion, "/")
+		out = append(out, need{group: group, resource: drift.Resource(t), verb: "list"})
+	}
+	return append(out, in("", "secrets", "", "get", "list")...)
 }
 
 // forMigration is what a migration writes besides. It applies Calico's own

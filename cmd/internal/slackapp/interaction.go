@@ -17,6 +17,9 @@ import (
 // whose button was pressed, which is a few kilobytes.
 const largest = 256 << 10
 
+// mostWhyBytes is how many bytes of a reason a decision may have.
+const mostWhyBytes = 1000
+
 // Kind is what a person did.
 type Kind string
 
@@ -151,6 +154,8 @@ func submitted(in Interaction, p payload) (Interaction, error) {
 	if r := []rune(in.Why); len(r) > slack.MostWhy {
 		in.Why = string(r[:slack.MostWhy])
 	}
+	// The workflow counts in bytes.
+	in.Why = strings.ToValidUTF8(in.Why[:min(len(in.Why), mostWhyBytes)], "")
 	return in, nil
 }
 

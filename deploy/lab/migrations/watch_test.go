@@ -2,6 +2,7 @@ package migrations
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -56,12 +57,22 @@ func (s seen) unharmed(t *testing.T, excused ...string) {
 		if slices.Contains(excused, f.From.Node) || slices.Contains(excused, f.To.Node) {
 			continue
 		}
-		var tries []string
-		for _, b := range f.Bad[:min(len(f.Bad), told)] {
-			tries = append(tries, b.At.Format("15:04:05.000 ")+b.Why)
-		}
-		t.Errorf("%s (%s) to %s (%s), allowed %t, held %t: %s %s", f.From.Name, f.From.Node, f.To.Name, f.To.Node, f.Allowed, f.Held, strings.Join(tries, ", "), f.Broken)
+		t.Error(line(f))
 	}
+}
+
+// line tells of a flow what went wrong with it.
+func line(f flows.Seen) string {
+	var tries []string
+	for _, b := range f.Bad[:min(len(f.Bad), told)] {
+		tries = append(tries, b.At.Format("15:04:05.000 ")+b.Why)
+	}
+	var spans []string
+	for _, s := range f.Spans {
+		spans = append(spans, s.From.Format("15:04:05.000")+" to "+s.To.Format("15:04:05.000"))
+	}
+	return fmt.Sprintf("%s %s (%s) to %s %s (%s), allowed %t, held %t, watched %s: %s %s", f.From.Name, f.From.IP, f.From.Node, f.To.Name, f.To.IP, f.To.Node,
+		f.Allowed, f.Held, strings.Join(spans, ", "), strings.Join(tries, ", "), f.Broken)
 }
 
 // connected sees by connections of its own that pods reach each other, and are kept
