@@ -88,8 +88,6 @@ type Drift struct {
 	// Probes asks that the requirements are measured too.
 	Probes bool          `json:"probes,omitempty"`
 	Ignore []DriftIgnore `json:"ignore,omitempty"`
-	// Correct asks that drift is corrected through Fleet once it was approved; nil means never.
-	Correct *DriftCorrection `json:"correct,omitempty"`
 }
 
 // DriftIgnore is drift that is known and not reported. Every field that is given must match.
@@ -104,11 +102,6 @@ type DriftIgnore struct {
 	Reason string `json:"reason"`
 	// Until is the last day on which it is ignored, in UTC, as YYYY-MM-DD; empty means without end.
 	Until string `json:"until,omitempty"`
-}
-
-// DriftCorrection is the gate of a correction, with the rules of any other gate.
-type DriftCorrection struct {
-	Approvals rancher.Approvals `json:"approvals"`
 }
 
 // RollbackScope says how far a failed gate goes back.

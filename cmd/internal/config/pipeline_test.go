@@ -45,7 +45,6 @@ func TestEverythingThatAPipelineCanSay(t *testing.T) {
 	require.Equal(t, []rancher.Exclusion{rancher.ExcludeStarter, rancher.ExcludeAuthor}, approvals.Exclude)
 	require.Equal(t, 2*time.Hour, p.Spec.Slack.Escalation.After.Duration)
 	require.Equal(t, "2099-12-31", p.Spec.Drift.Ignore[0].Until)
-	require.Equal(t, 1, p.Spec.Drift.Correct.Approvals.Required)
 	p, err = LoadPipeline("testdata/good.yaml")
 	require.NoError(t, err)
 	require.Nil(t, p.Spec.Slack)

@@ -12,7 +12,7 @@ import (
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
-func validateDrift(d *document, drift *contract.Drift, s *contract.Spec, now time.Time) {
+func validateDrift(d *document, drift *contract.Drift, now time.Time) {
 	if drift == nil {
 		return
 	}
@@ -27,13 +27,6 @@ func validateDrift(d *document, drift *contract.Drift, s *contract.Spec, now tim
 	}
 	for i := range drift.Ignore {
 		validateIgnore(d, index(join(at, "ignore"), i), &drift.Ignore[i], now)
-	}
-	if drift.Correct != nil {
-		approvals := join(at, "correct.approvals")
-		validateApprovals(d, approvals, &drift.Correct.Approvals, s)
-		if drift.Correct.Approvals.Required == 0 {
-			d.fail(join(approvals, "required"), "is 0; a correction needs an approval: give 1 or more, or leave correct out")
-		}
 	}
 }
 

@@ -64,7 +64,7 @@ func validateAddress(d *document, at, address string, taken unique) {
 	taken.check(d, at, strings.ToLower(address))
 }
 
-// validateApprovals judges a gate of an environment or of a correction.
+// validateApprovals judges the gate of an environment.
 func validateApprovals(d *document, at string, a *rancher.Approvals, s *contract.Spec) {
 	d.notNegative(join(at, "required"), a.Required)
 	d.notBelowZero(join(at, "timeout"), a.Timeout)
