@@ -89,7 +89,6 @@ func (r *rollout) approve(ctx workflow.Context, d contract.Decision) contract.Ga
 	}
 	d.At, d.Evidence = workflow.Now(ctx).UTC(), gate.Evidence.Hash
 	gate.Votes = append(gate.Votes, d)
-	r.votes++
 	r.decided(ctx, contract.UpdateApprove, d)
 	r.note(ctx, gate.Environment, fmt.Sprintf("approved by %s, %d of %d, evidence %s",
 		story.By(d.By, d.Why), r.counted(), gate.Required, call.Short(d.Evidence)))

@@ -55,8 +55,6 @@ type rollout struct {
 	refused error
 	// over is set when nothing can be decided any more.
 	over bool
-	// votes changes with every vote, so that the gate looks again.
-	votes int
 	// courier tells Slack; nil where the pipeline has none.
 	courier *courier
 }
