@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -96,6 +98,9 @@ func (a *app) audited(ctx context.Context, s *session, file string, args []strin
 func (a *app) auditNow(ctx context.Context, s *session, in contract.DriftInput, show reportFlags) error {
 	name := in.Pipeline.Metadata.Name
 	id := contract.DriftID(name)
+	// An audit that nobody waits for any more is cancelled, and makes room for the next.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
 	var result contract.DriftResult
 	err := a.withProgress(ctx, s, id, func() error {
 		return s.operation(ctx, id, contract.DriftWorkflow, view.Cut("audit "+name, 100), auditLimit, in, &result)

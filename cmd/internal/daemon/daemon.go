@@ -164,6 +164,7 @@ func (d *Daemon) work(ctx context.Context, temporal client.Client, broken chan e
 	case <-ctx.Done():
 	case err = <-broken:
 	}
+	d.health.stops()
 	d.opts.Logger.Info("stopping", "within", shutdownTimeout)
 	w.Stop()
 	d.opts.Logger.Info("stopped")

@@ -54,7 +54,9 @@ type health struct {
 	states map[dependency]*state
 	// beat is when the looking last came round.
 	beat time.Time
-	up   *prometheus.GaugeVec
+	// stopping is set once the daemon takes no more work.
+	stopping bool
+	up       *prometheus.GaugeVec
 }
 
 type state struct {
@@ -124,6 +126,10 @@ func (h *health) readyz(w http.ResponseWriter, _ *http.Request) {
 	h.mu.Lock()
 	var b strings.Builder
 	code := http.StatusOK
+	if h.stopping {
+		code = http.StatusServiceUnavailable
+		fmt.Fprintln(&b, "stopping")
+	}
 	for _, d := range dependencies {
 		s := h.states[d]
 		if s.up {
@@ -150,6 +156,13 @@ func (h *health) livez(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	_, _ = fmt.Fprintln(w, "ok")
+}
+
+// stops makes /readyz say no while the last activities end.
+func (h *health) stops() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopping = true
 }
 
 func (h *health) beats() {

@@ -54,6 +54,11 @@ func TestReadinessIsAllThatIsNeeded(t *testing.T) {
 	require.InDelta(t, 0, testutil.ToFloat64(h.up.WithLabelValues("rancher")), 0)
 	require.True(t, h.saw(onRancher, nil))
 	require.False(t, h.saw(onRancher, errors.New("blip")), "it counts anew")
+
+	h.stops()
+	code, body = get(t, h.readyz)
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	require.Contains(t, body, "stopping\n")
 }
 
 func TestLivenessIsOfTheProcessAlone(t *testing.T) {
