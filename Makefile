@@ -91,6 +91,7 @@ bench: build-lab ## Measure the figures of docs/figures.md, each beside what it 
 	$(MAKE) --no-print-directory build build-dev
 	cd deploy/lab && go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./bench
 	cd deploy/lab && go test -count=1 -timeout 120m -run '^$$' -bench . -benchtime 1x -v ./bench/migration
+	go test -count=1 -timeout 20m -run '^$$' -bench BenchmarkAudit -benchtime 1x -v ./activities/audit
 
 fuzz: ## Fuzz each parser for a short while
 	@set -e; for t in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
