@@ -58,8 +58,8 @@ demo-down: build-lab ## Remove the demo and the lab
 	$(LAB) down
 
 ##@ Test
-.PHONY: test prometheus test-unit test-e2e test-faults test-migrations bench fuzz
-test: lab-build prometheus test-unit test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
+.PHONY: test prometheus test-unit test-dev test-e2e test-faults test-migrations bench fuzz
+test: lab-build prometheus test-unit test-dev test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
 
 prometheus: ## Fetch Debian's prometheus and promtool into bin, for the tests of alerts and dashboard (installs nothing)
 	@{ command -v prometheus && command -v promtool; } >/dev/null || test -x bin/promtool || { dir=$$(mktemp -d); trap 'rm -rf '$$dir EXIT; \
@@ -68,6 +68,9 @@ prometheus: ## Fetch Debian's prometheus and promtool into bin, for the tests of
 
 test-unit: ## Unit, property, workflow and replay tests, with the race detector
 	@for m in $(UNIT_MODULES); do echo "== $$m"; (cd $$m && go vet ./... && go test -race -timeout 20m $$(go list ./... | grep -vE '$(ON_THE_LAB)')); done
+
+test-dev: ## Tests of the embedded Temporal server, and of a daemon on it (built as build-dev does; `make vet` vets it)
+	cd cmd/portcullis-dev && CGO_ENABLED=0 go test -vet=off -trimpath -buildvcs=false -timeout 10m ./...
 
 test-e2e: build-lab ## End-to-end tests on the lab, rollouts and then a migration (starts it for each, and takes it down again)
 	$(LAB) build
@@ -88,6 +91,7 @@ bench: build-lab ## Measure the figures of docs/figures.md, each beside what it 
 	$(MAKE) --no-print-directory build build-dev
 	cd deploy/lab && go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./bench
 	cd deploy/lab && go test -count=1 -timeout 120m -run '^$$' -bench . -benchtime 1x -v ./bench/migration
+	go test -count=1 -timeout 20m -run '^$$' -bench BenchmarkAudit -benchtime 1x -v ./activities/audit
 
 fuzz: ## Fuzz each parser for a short while
 	@set -e; for t in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

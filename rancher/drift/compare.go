@@ -211,7 +211,24 @@ func changed(w *wished, live *Object) *Finding {
 			f.By = by
 		}
 	}
+	if f.Detail == "" && dropped(f) {
+		f.Detail = "Fleet itself wrote it last: the type on this cluster may not have what is missing, and drop it"
+	}
 	return f
+}
+
+// dropped says whether nobody but Fleet seems to have had a part in it: fields are missing, and
+// it was the last to write.
+func dropped(f *Finding) bool {
+	if f.By == nil || !strings.HasPrefix(f.By.Manager, "fleet") && f.By.Manager != "helm" {
+		return false
+	}
+	for _, c := range f.Changes {
+		if c.Live != "" {
+			return false
+		}
+	}
+	return len(f.Changes) > 0
 }
 
 // metadata compares what is wished of labels and annotations. Labels that were added

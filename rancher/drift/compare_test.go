@@ -353,3 +353,17 @@ func TestReleaseCheck(t *testing.T) {
 		t.Error(f)
 	}
 }
+
+// A field that the type does not have is dropped by the API server, and nobody changed anything.
+func TestAFieldThatTheTypeDoesNotHave(t *testing.T) {
+	set := `{"apiVersion":"crd.projectcalico.org/v1","kind":"GlobalNetworkSet","metadata":{"name":"s"%s},"spec":{"nets":["10.0.0.0/8"]%s}}`
+	wish := Held{Bundle: "b", Wish: NewWish([]*Object{decoded(t, fmt.Sprintf(set, "", `,"allowedEgressDomains":["example.com"]`))})}
+	for manager, want := range map[string]bool{"fleetagent": true, "kubectl-edit": false} {
+		live := fmt.Sprintf(set, fmt.Sprintf(`,"managedFields":[{"manager":%q,"time":"2026-01-01T00:00:00Z","fieldsV1":{"f:spec":{"f:nets":{}}}}]`, manager), "")
+		got, _ := Compare(Input{Releases: []Held{wish}, Live: listed(decoded(t, live))})
+		expect(t, got, `changed GlobalNetworkSet s; spec.allowedEgressDomains: ["example.com"] is missing`)
+		if (got[0].Detail != "") != want {
+			t.Errorf("%s: %q", manager, got[0].Detail)
+		}
+	}
+}

@@ -184,7 +184,7 @@ func (s *stack) start(p contract.Pipeline) client.WorkflowRun {
 func (s *stack) message(name string) slacktest.Message {
 	s.t.Helper()
 	var found slacktest.Message
-	require.True(s.t, s.slack.Await(2*time.Minute, func() bool {
+	require.True(s.t, s.slack.Await(5*time.Minute, func() bool {
 		for _, m := range s.slack.Messages("C0GATES", "") {
 			if strings.Contains(m.Text, name+" → prod") && strings.Contains(m.Blocks, slack.ActionApprove) {
 				found = m
@@ -262,7 +262,7 @@ func BenchmarkPressToDecision(b *testing.B) {
 	names := make([]string, gates)
 	for i := range names {
 		names[i] = fmt.Sprintf("bench-%d-%d", stamp, i)
-		s.start(pipeline(names[i], len(people), people))
+		s.start(pipeline(names[i], len(people), append(people, contract.Person{Name: "ann"})))
 	}
 	messages := make([]slacktest.Message, gates)
 	for i, name := range names {

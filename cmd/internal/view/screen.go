@@ -104,6 +104,9 @@ func (d *drawing) head() {
 	if r.Paused != nil {
 		d.line(func(t string) string { return d.Paint.in(yellow, t) }, "  paused by %s%s", r.Paused.By, because(r.Paused.Why))
 	}
+	if r.Slack != nil {
+		d.line(func(t string) string { return d.Paint.in(yellow, t) }, "  Slack is behind since %s: %s", r.Slack.Behind.UTC().Format("15:04 UTC"), r.Slack.Reason)
+	}
 	if r.Unanswered != "" {
 		d.line(d.Paint.Bad, "  %s", oneLine(r.Unanswered))
 	}
