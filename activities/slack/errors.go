@@ -102,6 +102,8 @@ func answered(what, about string, cfg Config, e slackgo.SlackErrorResponse) erro
 		return errs.Failed("Slack: cannot write to the channel %s (%s): check its ID and invite the app to it", about, code)
 	case "message_not_found", "cant_update_message", "edit_window_closed", "thread_not_found", "cannot_reply_to_message":
 		return errs.NotFound("Slack: the message in %s is gone (%s)", about, code)
+	case "expired_trigger_id", "exchanged_trigger_id", "trigger_expired", "trigger_exchanged":
+		return errs.Late("that took too long for Slack: press the button again")
 	case "no_such_subteam", "subteam_not_found", "invalid_subteam":
 		return errs.NotFound("Slack: there is no user group %s: check spec.environments[].gate.approvals.from.groups", about)
 	case "user_not_found", "user_not_visible", "user_not_in_channel":

@@ -38,6 +38,7 @@ var recorded = []string{
 	contract.ProbeWorkflow, contract.InventoryWorkflow, contract.AgentWorkflow, contract.HoldWorkflow,
 	contract.PreflightWorkflow,
 	contract.PlanMigrationWorkflow, contract.MigrateWorkflow, contract.MigrateNodeWorkflow,
+	contract.SlackWorkflow,
 	contract.DriftWorkflow,
 }
 
@@ -179,6 +180,15 @@ func rollouts() map[string]scenario {
 		"rollback-by-hand": {workflow: contract.RolloutWorkflow, input: rollout(func(in *contract.RolloutInput) {
 			in.Mode, in.Reason = contract.ModeRollback, "users complain"
 		})},
+		"shown-in-slack": {workflow: contract.RolloutWorkflow, only: []string{contract.RolloutWorkflow, contract.SlackWorkflow},
+			input: func(w *world.World) any {
+				w.Pipeline.Spec.Slack = &contract.Slack{Channel: "C0GATES"}
+				return contract.RolloutInput{Pipeline: w.Pipeline, StartedBy: "ann"}
+			},
+			during: func(s *stage) {
+				s.approve()
+				s.await("SlackLines")
+			}},
 		"plan": {workflow: contract.PlanWorkflow, input: rollout(nil)},
 		"probe": {workflow: contract.ProbeWorkflow, input: func(w *world.World) any {
 			return contract.ProbeInput{Pipeline: w.Pipeline}

@@ -221,6 +221,13 @@ func TestTwoPeopleApproveInSlack(t *testing.T) {
 	told("U0EVE", "may not approve prod")
 	s.press("U0ANN", m, slack.ActionApprove)
 	told("U0ANN", "started this rollout")
+	// A button of another rollout of this pipeline decides nothing about this one.
+	value, err := m.Button(slack.ActionApprove)
+	require.NoError(t, err)
+	_, err = s.slack.Envelope(t.Context(), s.slack.BlockActions("U0SAM", m, slack.ActionApprove,
+		strings.Replace(value, run.GetRunID(), "00000000-0000-4000-8000-000000000000", 1)))
+	require.NoError(t, err)
+	told("U0SAM", "no longer runs")
 	s.press("U0ALEX", m, slack.ActionApprove)
 	require.True(t, s.slack.Await(20*time.Second, func() bool { return strings.Contains(s.message(name).Text, "1 of 2") }), "%+v %+v", s.slack.Ephemerals(), s.slack.Messages("C0GATES", ""))
 	s.press("U0ALEX", m, slack.ActionApprove)
