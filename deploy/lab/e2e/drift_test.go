@@ -64,11 +64,14 @@ func (a audited) String() string {
 	return string(text)
 }
 
-// scheduled is the sample pipeline with audits every so often.
-func scheduled(t *testing.T, every string) string {
+// fleetsOwn is the policy that comes with Fleet's agent, in its own namespace: it is known.
+const fleetsOwn = `ignore: [{kind: NetworkPolicy, namespace: "cattle-fleet*", name: default-allow-all, reason: "comes with Fleet's agent"}]`
+
+// audits is the sample pipeline with audits every so often; more is put into spec.drift.
+func audits(t *testing.T, every, more string) string {
 	t.Helper()
 	file, err := p.PipelineFile("drift", func(text string) string {
-		return strings.TrimRight(text, "\n") + "\n  drift: {schedule: \"@every " + every + "\", probes: true}\n"
+		return strings.TrimRight(text, "\n") + "\n  drift: {schedule: \"@every " + every + "\", " + more + fleetsOwn + "}\n"
 	})
 	must(t, err)
 	return file
@@ -92,7 +95,7 @@ func nextAudit(t *testing.T, at time.Time) audited {
 // report, and once it is put back in none.
 func TestDrift(t *testing.T) {
 	goodEverywhere(t)
-	file := scheduled(t, "1m")
+	file := audits(t, "1m", "probes: true, ")
 	p.Call(t, 0, "drift", "schedule", "apply", "-f", file, "--by", "e2e")
 	t.Cleanup(func() { p.Call(t, 0, "drift", "schedule", "remove", drive.Pipeline) })
 	if r := p.Call(t, 0, "drift", "schedule", "apply", "-f", file, "--by", "e2e"); !strings.Contains(r.Stdout, "unchanged") {
@@ -196,7 +199,7 @@ func saved(t *testing.T, cluster, kind, namespace, name string) string {
 // TestDriftOfGitRepo: a GitRepo that was edited by hand is told, with the field.
 func TestDriftOfGitRepo(t *testing.T) {
 	goodEverywhere(t)
-	file := sample(t)
+	file := audits(t, "24h", "")
 	name := drive.Pipeline + "-staging"
 	patch := func(paused bool) {
 		p.MustKubectl(t, "mgmt", "-n", "fleet-default", "patch", "gitrepos.fleet.cattle.io", name, "--type=merge", "-p", fmt.Sprintf(`{"spec":{"paused":%t}}`, paused))
@@ -213,15 +216,14 @@ func TestDriftOfGitRepo(t *testing.T) {
 
 // TestDriftWhileRollingOut: an audit during a rollout leaves out what it is changing, and tells nothing of it.
 func TestDriftWhileRollingOut(t *testing.T) {
-	file := sample(t)
 	goodEverywhere(t)
-	start(t, file, commit(t, "v1"))
+	start(t, sample(t), commit(t, "v1"))
 	goodCommit = ""
 	until(t, drive.Pipeline, "soaking or later", func(s drive.Status) bool {
 		now := s.Now("dev")
 		return now == "settling" || now == "verifying" || now == "soaking" || s.Environment("dev").State == "verified" || !s.Running
 	})
-	r := p.Call(t, 0, "drift", "audit", "-f", file, "--by", "e2e")
+	r := p.Call(t, 0, "drift", "audit", "-f", audits(t, "24h", ""), "--by", "e2e")
 	if strings.Contains(r.Stdout, "missing") || strings.Contains(r.Stdout, "extra ") {
 		t.Errorf("the audit takes a rollout for drift: %s", r.Stdout)
 	}
