@@ -58,7 +58,7 @@ demo-down: build-lab ## Remove the demo and the lab
 	$(LAB) down
 
 ##@ Test
-.PHONY: test prometheus test-unit test-dev test-e2e test-faults test-migrations bench fuzz
+.PHONY: test prometheus test-unit test-dev test-e2e test-faults test-migrations bench bench-slack fuzz
 test: lab-build prometheus test-unit test-dev test-e2e ## Run every test: unit, property, replay, and end-to-end on the lab
 
 prometheus: ## Fetch Debian's prometheus and promtool into bin, for the tests of alerts and dashboard (installs nothing)
@@ -91,6 +91,13 @@ bench: build-lab ## Measure the figures of docs/figures.md, each beside what it 
 	$(MAKE) --no-print-directory build build-dev
 	cd deploy/lab && go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./bench
 	cd deploy/lab && go test -count=1 -timeout 120m -run '^$$' -bench . -benchtime 1x -v ./bench/migration
+	$(MAKE) --no-print-directory bench-slack
+
+bench-slack: build-dev ## Two people approve in Slack, a hundred gates are pressed, 10,000 requests are forged: Slack's protocol and Temporal real, its servers on this machine
+	@dir=$$(mktemp -d); bin/portcullis-dev temporal --db $$dir/temporal.db --temporal-port 17233 --ui-port 18233 >$$dir/log 2>&1 & \
+	pid=$$!; trap "kill $$pid; rm -rf $$dir" EXIT; \
+	for i in $$(seq 60); do (exec 3<>/dev/tcp/127.0.0.1/17233) 2>/dev/null && break; sleep 1; done; \
+	go test -count=1 -timeout 20m -run '^TestTwoPeopleApproveInSlack$$' -bench . -benchtime 1x -v ./cmd/internal/slackapp -args -temporal 127.0.0.1:17233
 	go test -count=1 -timeout 20m -run '^$$' -bench BenchmarkAudit -benchtime 1x -v ./activities/audit
 
 fuzz: ## Fuzz each parser for a short while
