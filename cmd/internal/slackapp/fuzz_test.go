@@ -11,7 +11,6 @@ import (
 // user, a rollout and its evidence.
 func FuzzParse(f *testing.F) {
 	s := slacktest.New()
-	defer s.Close()
 	value := slack.Target{Pipeline: "policies", Environment: "prod", Rollout: "run-1", Evidence: "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}
 	m := slacktest.Message{Channel: "C0GATES", TS: "1.2"}
 	for _, seed := range [][]byte{
@@ -22,6 +21,7 @@ func FuzzParse(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
+	s.Close()
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		in, err := Parse(raw)
 		if err != nil {
