@@ -19,16 +19,20 @@ type poller struct {
 	// open are connections under way, by descriptor.
 	open map[int]pending
 	held map[int]*holding
+	// sockets counts those that were made, so that each has a number of its own.
+	sockets int32
 }
 
 type pending struct {
-	track *track
-	at    time.Time
+	track  *track
+	at     time.Time
+	socket int32
 }
 
 // holding is a connection that is kept: one byte is sent, and must come back.
 type holding struct {
-	track *track
+	track  *track
+	socket int32
 	up    bool
 	sent  time.Time
 	due   bool
@@ -47,7 +51,7 @@ func (p *poller) take(t *track, now time.Time) {
 	p.tracks = append(p.tracks, t)
 	if t.Held {
 		if fd := p.connect(t, now); fd >= 0 {
-			p.held[fd] = &holding{track: t, sent: now}
+			p.held[fd] = &holding{track: t, socket: p.sockets, sent: now}
 		}
 	}
 }
@@ -84,7 +88,8 @@ func (p *poller) connect(t *track, now time.Time) int {
 		p.outcome(t, now, err)
 		return -1
 	}
-	event := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLERR | unix.EPOLLHUP, Fd: int32(fd)}
+	p.sockets++
+	event := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLERR | unix.EPOLLHUP, Fd: int32(fd), Pad: p.sockets}
 	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 		_ = unix.Close(fd)
 		p.failed(t, now, err)
@@ -121,7 +126,7 @@ func (p *poller) tick(now time.Time) {
 			continue
 		}
 		if fd := p.connect(t, now); fd >= 0 {
-			p.open[fd] = pending{t, now}
+			p.open[fd] = pending{t, now, p.sockets}
 		}
 	}
 	clear(p.tracks[len(left):])
@@ -175,7 +180,7 @@ func (p *poller) wait(d time.Duration) {
 			return
 		}
 		for _, e := range events[:max(n, 0)] {
-			p.ready(int(e.Fd))
+			p.ready(int(e.Fd), e.Pad)
 		}
 		if !time.Now().Before(end) {
 			return
@@ -183,13 +188,18 @@ func (p *poller) wait(d time.Duration) {
 	}
 }
 
-func (p *poller) ready(fd int) {
+// ready takes in that something has happened to a socket. It may be one that is closed
+// here, and whose descriptor another one has by now: a child that is being started
+// keeps a copy of it for a moment, and epoll goes on to tell of that.
+func (p *poller) ready(fd int, socket int32) {
 	if h, ok := p.held[fd]; ok {
-		p.heldReady(fd, h)
+		if h.socket == socket {
+			p.heldReady(fd, h)
+		}
 		return
 	}
 	t, ok := p.open[fd]
-	if !ok {
+	if !ok || t.socket != socket {
 		return
 	}
 	delete(p.open, fd)
@@ -215,7 +225,7 @@ func (p *poller) heldReady(fd int, h *holding) {
 			return
 		}
 		h.up = true
-		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLERR | unix.EPOLLHUP, Fd: int32(fd)}
+		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLERR | unix.EPOLLHUP, Fd: int32(fd), Pad: h.socket}
 		if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, &event); err != nil {
 			p.broke(fd, h, err)
 		}
