@@ -124,10 +124,14 @@ func Eventually(t testing.TB, limit time.Duration, what string, wrong func() str
 	}
 }
 
+// still is the context of what is called in a test, and also while it cleans up. Each
+// call has a time limit of its own.
+func still(t testing.TB) context.Context { return context.WithoutCancel(t.Context()) }
+
 // Call calls the command line and wants an exit code of it.
 func (l *Lab) Call(t testing.TB, code int, args ...string) drive.Result {
 	t.Helper()
-	r, err := l.CLI(t.Context(), args...)
+	r, err := l.CLI(still(t), args...)
 	Must(t, err)
 	if r.Code != code {
 		t.Fatalf("portcullis %s: exit %d, want %d: %s", strings.Join(args, " "), r.Code, code, strings.TrimSpace(r.Stderr))
@@ -138,7 +142,7 @@ func (l *Lab) Call(t testing.TB, code int, args ...string) drive.Result {
 // MustKubectl is Kubectl.
 func (l *Lab) MustKubectl(t testing.TB, cluster string, args ...string) string {
 	t.Helper()
-	out, err := l.Kubectl(t.Context(), cluster, args...)
+	out, err := l.Kubectl(still(t), cluster, args...)
 	Must(t, err)
 	return out
 }
@@ -146,7 +150,7 @@ func (l *Lab) MustKubectl(t testing.TB, cluster string, args ...string) string {
 // MustLab is Lab.
 func (l *Lab) MustLab(t testing.TB, args ...string) string {
 	t.Helper()
-	out, err := l.Lab(t.Context(), args...)
+	out, err := l.Lab(still(t), args...)
 	Must(t, err)
 	return out
 }
@@ -154,7 +158,7 @@ func (l *Lab) MustLab(t testing.TB, args ...string) string {
 // MustInNode is InNode.
 func (l *Lab) MustInNode(t testing.TB, node, words string) string {
 	t.Helper()
-	out, err := l.InNode(t.Context(), node, words)
+	out, err := l.InNode(still(t), node, words)
 	Must(t, err)
 	return out
 }
