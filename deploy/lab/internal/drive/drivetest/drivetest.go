@@ -124,8 +124,7 @@ func Eventually(t testing.TB, limit time.Duration, what string, wrong func() str
 	}
 }
 
-// still is the context of what is called in a test, and also while it cleans up. Each
-// call has a time limit of its own.
+// still is the context of what is called in a test, and also while it cleans up.
 func still(t testing.TB) context.Context { return context.WithoutCancel(t.Context()) }
 
 // Call calls the command line and wants an exit code of it.
