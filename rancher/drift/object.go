@@ -195,7 +195,7 @@ func (o *Object) wrote(path []string) *Writer {
 		if last == nil || w.At.After(last.At) {
 			last = w
 		}
-		if len(path) > 0 && e.FieldsV1 != nil && owns(e.FieldsV1.Raw, path) && (owner == nil || w.At.After(owner.At)) {
+		if len(path) > 0 && e.FieldsV1 != nil && owns(e.FieldsV1.GetRawBytes(), path) && (owner == nil || w.At.After(owner.At)) {
 			owner = w
 		}
 	}

@@ -139,9 +139,7 @@ func (a *auditing) clusters(ctx workflow.Context, scope audit.Scope) map[string]
 	group.Wait(ctx)
 	measurable := map[string][]rancher.Cluster{}
 	for _, b := range batches {
-		for _, c := range a.merge(b) {
-			measurable[b.unit.Environment] = append(measurable[b.unit.Environment], c)
-		}
+		measurable[b.unit.Environment] = append(measurable[b.unit.Environment], a.merge(b)...)
 	}
 	return measurable
 }

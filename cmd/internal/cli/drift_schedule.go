@@ -264,7 +264,7 @@ func (a *app) scheduleText(w io.Writer, r shownSchedule) error {
 }
 
 func unpause(h client.ScheduleHandle, ctx context.Context, o client.SchedulePauseOptions) error {
-	return h.Unpause(ctx, client.ScheduleUnpauseOptions{Note: o.Note})
+	return h.Unpause(ctx, client.ScheduleUnpauseOptions(o))
 }
 
 func (a *app) schedulePause(verb, short, done string, do func(client.ScheduleHandle, context.Context, client.SchedulePauseOptions) error) *cobra.Command {

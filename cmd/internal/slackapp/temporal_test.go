@@ -36,7 +36,7 @@ import (
 var address = flag.String("temporal", "", "host:port of a Temporal server to test against; every search attribute of the daemon is registered there")
 
 // estate stands in for Git, Rancher and the agents: one cluster, always well.
-type estate struct{ name string }
+type estate struct{}
 
 func (e estate) register(w worker.Worker) {
 	for name, f := range map[string]any{
