@@ -33,9 +33,9 @@ type pending struct {
 type holding struct {
 	track  *track
 	socket int32
-	up    bool
-	sent  time.Time
-	due   bool
+	up     bool
+	sent   time.Time
+	due    bool
 }
 
 func newPoller() (*poller, error) {
