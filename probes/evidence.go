@@ -147,7 +147,7 @@ func bound(results []RequirementResult, room int) []RequirementResult {
 	slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(sizes[a], sizes[b]), cmp.Compare(a, b)) })
 	for n, i := range order {
 		share := room / (len(order) - n)
-		used := 0
+		var used int
 		out[i].Flows, used = keep(out[i].Flows, share)
 		out[i].FlowsLeftOut = len(results[i].Flows) - len(out[i].Flows)
 		room -= used
@@ -217,10 +217,10 @@ func why(r *RequirementResult, plan *Plan, i int) string {
 			first = cmp.Or(first, f.Detail)
 		}
 	}
-	switch {
-	case failing == 0:
+	switch failing {
+	case 0:
 		return "did not hold for its whole window"
-	case failing == 1:
+	case 1:
 		return first
 	}
 	return fmt.Sprintf("%s (and %d more flows)", first, failing-1)

@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,7 +124,7 @@ func TestCancelled(t *testing.T) {
 		time.AfterFunc(3*time.Second, cancel)
 		begun := time.Now()
 		for _, call := range []func(context.Context, StepInput) (*StepResult, error){w.activities(t).Do, w.activities(t).Undo} {
-			if _, err := call(ctx, at(t, migration.Begin, "")); err != context.Canceled || time.Since(begun) > 4*time.Second {
+			if _, err := call(ctx, at(t, migration.Begin, "")); !errors.Is(err, context.Canceled) || time.Since(begun) > 4*time.Second {
 				t.Errorf("%v after %s", err, time.Since(begun))
 			}
 		}

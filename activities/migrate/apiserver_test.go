@@ -188,6 +188,9 @@ func (s *apiserver) serve(req *http.Request, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.authorize(req, t); err != nil {
+		return nil, err
+	}
 	if req.Method == http.MethodGet {
 		return s.read(req, t)
 	}

@@ -35,6 +35,9 @@ const (
 	nodeTimeout = 30 * time.Second
 	// pingTimeoutMS bounds a trial of the overlay from one node to all others.
 	pingTimeoutMS = 5000
+	// maxReply bounds a node's answer in bytes: the routes to cni.MaxPeers nodes take less
+	// than one million, and residue and files little beside them.
+	maxReply = 8 << 20
 )
 
 var migratorLabels = map[string]string{"app.kubernetes.io/name": migratorName}
@@ -210,13 +213,13 @@ func (r *run) askPod(ctx context.Context, nodeName, pod string, req cni.Request)
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(req.TimeoutMS)*time.Millisecond+10*time.Second)
 	defer cancel()
-	var out bytes.Buffer
+	var out bounded
 	if err := r.exec.Exec(ctx, r.config.Namespace, pod, nodeCommand, bytes.NewReader(append(body, '\n')), &out); err != nil {
 		return nil, errs.Unavailable("node %s: %s: %s", nodeName, req.Op, oneLine(err.Error()))
 	}
 	var reply cni.Reply
-	if err := json.Unmarshal(out.Bytes(), &reply); err != nil {
-		return nil, errs.Unavailable("node %s: %s: the answer cannot be read: %.80q", nodeName, req.Op, out.String())
+	if err := json.Unmarshal(out.buf.Bytes(), &reply); err != nil {
+		return nil, errs.Unavailable("node %s: %s: the answer cannot be read: %.80q", nodeName, req.Op, out.buf.String())
 	}
 	for _, c := range reply.Changes {
 		r.changed("%s: %s", nodeName, c)
@@ -225,6 +228,17 @@ func (r *run) askPod(ctx context.Context, nodeName, pod string, req cni.Request)
 		return &reply, errs.Failed("node %s: %s", nodeName, r.withNames(ctx, reply.Error, req.Peers))
 	}
 	return &reply, nil
+}
+
+// bounded keeps what is written up to maxReply bytes, and refuses more. The buffer is no
+// embedded one: io.Copy would use its ReadFrom, which knows no bound.
+type bounded struct{ buf bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.buf.Len()+len(p) > maxReply {
+		return 0, fmt.Errorf("the answer is longer than %d bytes", maxReply)
+	}
+	return b.buf.Write(p)
 }
 
 // withNames has the names of nodes beside their pod networks: a migrator knows only

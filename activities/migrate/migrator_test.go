@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"io"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -55,6 +56,19 @@ func TestTheNodeAgentsAreRemovedMeanwhile(t *testing.T) {
 		}
 		mustBe(t, "migrated while the agents were removed", was[len(all)].snapshot(), w, "v1|Namespace")
 	})
+}
+
+// endless is a node that never stops to answer.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestAnAnswerHasABound(t *testing.T) {
+	var out bounded
+	n, err := io.Copy(&out, endless{})
+	if err == nil || n > maxReply || out.buf.Len() > maxReply {
+		t.Errorf("took %d bytes, error %v; want an error and at most %d", n, err, maxReply)
+	}
 }
 
 // The migrator has what it needs and no more, and this says what that is.

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -16,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/kubectl/pkg/drain"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/probes/cni"
@@ -148,14 +145,10 @@ func (r *run) leave(ctx context.Context) error {
 }
 
 func (r *run) leaveOverlay(ctx context.Context, n *corev1.Node, nodes []corev1.Node) error {
-	req, err := aboutPeers(cni.OpSpares, nodes, n)
+	req, err := aboutPeers(cni.OpLeave, nodes, n)
 	if err != nil {
 		return err
 	}
-	if _, err := r.ask(ctx, n.Name, req); err != nil {
-		return err
-	}
-	req.Op = cni.OpLeave
 	reply, err := r.ask(ctx, n.Name, req)
 	if err != nil {
 		return err
@@ -625,97 +618,4 @@ func (r *run) emptyBlock(ctx context.Context, block *unstructured.Unstructured, 
 	block.Object["spec"] = fresh
 	_, err = r.dyn.Resource(ipamBlocks).Update(ctx, block, metav1.UpdateOptions{FieldManager: fieldManager})
 	return err
-}
-
-// evictEvery is the time between two attempts to evict a pod that its budget does not let go.
-const evictEvery = 5 * time.Second
-
-// drainer evicts pods as kubectl does, by the same code.
-func (r *run) drainer(ctx context.Context) *drain.Helper {
-	return &drain.Helper{
-		Ctx: ctx, Client: r.kube,
-		// The plan named the pods that nothing makes again, and those with data on the node.
-		Force: true, DeleteEmptyDirData: true, IgnoreAllDaemonSets: true,
-		GracePeriodSeconds: -1,
-		Timeout:            max(time.Until(r.deadline), time.Second),
-		// Without it, a budget that is in the way is asked again without a pause.
-		EvictErrorRetryDelay: evictEvery,
-		// Many goroutines write to these.
-		Out: io.Discard, ErrOut: io.Discard,
-	}
-}
-
-// evict cordons the node and moves its pods away. Budgets are honoured: a pod that
-// may not go yet is tried again until the deadline.
-func (r *run) evict(ctx context.Context) error {
-	n, _, err := r.here(ctx)
-	if err != nil {
-		return err
-	}
-	if !n.Spec.Unschedulable {
-		// Said first: whoever uncordons must know that it was us.
-		if err := r.patchNode(ctx, n.Name, nil, map[string]any{annotationCordoned: r.in.Migration}); err != nil {
-			return err
-		}
-	}
-	helper := r.drainer(ctx)
-	if err := drain.RunCordonOrUncordon(helper, n, true); err != nil {
-		return err
-	}
-	list, problems := helper.GetPodsForDeletion(n.Name)
-	if len(problems) > 0 {
-		// With what is forced, that can only be an answer of the API server.
-		return fmt.Errorf("node %s cannot be drained: %w", n.Name, problems[0])
-	}
-	pods := list.Pods()
-	begun := r.now()
-	defer func() { r.waited += r.now().Sub(begun) }()
-	helper.OnPodDeletionOrEvictionFinished = func(pod *corev1.Pod, _ bool, err error) {
-		if err == nil {
-			r.changed("pod %s/%s left %s", pod.Namespace, pod.Name, n.Name)
-		}
-	}
-	r.note("evicting", 0, len(pods), fmt.Sprintf("%d pods to leave %s", len(pods), n.Name))
-	if err := helper.DeleteOrEvictPods(pods); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return r.undrained(n.Name, err)
-	}
-	r.proved("node %s is cordoned, and %d pods were evicted", n.Name, len(pods))
-	return nil
-}
-
-// inURL is what the HTTP client puts before its errors.
-var inURL = regexp.MustCompile(`[A-Z][a-z]+ "https?://[^"]*": `)
-
-// undrained says why pods did not leave a node. Of the API server's answers, kubectl's code
-// leaves the text alone.
-func (r *run) undrained(node string, err error) error {
-	text := oneLine(inURL.ReplaceAllString(err.Error(), ""))
-	switch {
-	case !r.now().Before(r.deadline):
-		return errs.Deadline("node %s could not be drained within %s: %s", node, r.deadline.Sub(r.started).Round(time.Second), text)
-	case strings.Contains(text, "is forbidden"), strings.Contains(text, "denied the request"):
-		return errs.Denied("node %s could not be drained: %s", node, text)
-	}
-	return errs.Unavailable("node %s could not be drained yet: %s", node, text)
-}
-
-// uncordon opens the node again, where a migration closed it.
-func (r *run) uncordon(ctx context.Context) error {
-	n, _, err := r.here(ctx)
-	if errs.TypeOf(err) == errs.TypeNotFound {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if n.Annotations[annotationCordoned] == "" {
-		return nil
-	}
-	if err := drain.RunCordonOrUncordon(r.drainer(ctx), n, false); err != nil {
-		return err
-	}
-	return r.patchNode(ctx, n.Name, nil, map[string]any{annotationCordoned: nil})
 }

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -542,6 +543,55 @@ func TestEvict(t *testing.T) {
 	})
 }
 
+// A drained node is left alone until its pods run elsewhere, but for no longer than they
+// may need that node itself.
+func TestEvictedPodsStartElsewhere(t *testing.T) {
+	const note = "2 pods that left n1 were not ready elsewhere within 1m0s"
+	for name, c := range map[string]struct {
+		// after is when as many pods are there again; never, where it is zero.
+		after, took time.Duration
+	}{
+		"soon":  {after: 10 * time.Second, took: 10 * time.Second},
+		"late":  {after: 5 * time.Minute, took: replacedWithin},
+		"never": {took: replacedWithin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := course(2)
+				evict := deed{migration.Evict, "n1"}
+				w := newWorld(t, 2)
+				mustDo(t, w, all[:slices.Index(all, evict)]...)
+				begun := time.Now()
+				if c.after > 0 {
+					go func() {
+						time.Sleep(c.after)
+						w.mu.Lock()
+						defer w.mu.Unlock()
+						for i, ip := range []string{"10.42.0.200", "10.42.0.201"} {
+							w.put(raw(t, workload(fmt.Sprintf("web-new-%d", i), "n0", ip)))
+						}
+					}()
+				}
+				done, err := do(t, w, evict)
+				defer time.Sleep(c.after) // whoever comes too late ends too
+				if err != nil {
+					t.Fatal(err)
+				}
+				took := time.Since(begun)
+				if took < c.took || took > c.took+10*time.Second {
+					t.Errorf("took %s, want %s", took, c.took)
+				}
+				if own := done.Took - done.Waited; own > time.Second {
+					t.Errorf("%s of %s count as the migration's own", own, done.Took)
+				}
+				if gaveUp := slices.Contains(done.Changes, note); gaveUp != (c.took == replacedWithin) {
+					t.Errorf("%q", done.Changes)
+				}
+			})
+		})
+	}
+}
+
 // A swap that does not come to its end says what is awaited.
 func TestSwapThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -584,4 +634,65 @@ func TestTheMTUStays(t *testing.T) {
 			t.Errorf("%s is %q", keyMTU, got)
 		}
 	})
+}
+
+// Canal's pods of the time when the nodes were split are made anew when that is over, one
+// after the other, and all is not as it was before the last of them.
+func TestCanalsPodsAreMadeAnew(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		every       time.Duration
+		left        int
+		least, most time.Duration
+		says        string
+	}{
+		{"one after the other", 11 * time.Second, 0, 22 * time.Second, 45 * time.Second, ""},
+		{"one is away", 24 * time.Hour, 3, 44 * time.Second, 50 * time.Second, "its DaemonSet has stopped"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 3)
+				all := reversible(course(3))
+				split := slices.IndexFunc(all, func(d deed) bool { return d.step == migration.Split })
+				turn := slices.IndexFunc(all, func(d deed) bool { return d.step == migration.Turn })
+				mustDo(t, w, all[:turn]...)
+				mustUndo(t, w, all[split+1:turn]...)
+				w.renewEvery = tc.every
+				// The controller works on while others wait.
+				controller := time.NewTicker(time.Second)
+				ended := make(chan struct{})
+				defer close(ended)
+				defer controller.Stop()
+				go func() {
+					for {
+						select {
+						case <-controller.C:
+							w.mu.Lock()
+							w.reconcile()
+							w.mu.Unlock()
+						case <-ended:
+							return
+						}
+					}
+				}()
+				begun := time.Now()
+				got, err := undo(t, w, all[split])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(begun); took < tc.least || took > tc.most {
+					t.Errorf("it took %s", took)
+				}
+				left := 0
+				for _, u := range w.of("Pod") {
+					if strings.HasPrefix(u.GetName(), "canal-") && strings.Contains(string(mustJSON(t, u.Object)), labelCNI) {
+						left++
+					}
+				}
+				if left != tc.left || !strings.Contains(strings.Join(got.Changes, "; "), tc.says) {
+					t.Errorf("%d pods are of the time before; %v", left, got.Changes)
+				}
+			})
+		})
+	}
 }

@@ -210,7 +210,8 @@ func onlyWhere(spec *corev1.PodSpec, operator corev1.NodeSelectorOperator, value
 				kept = append(kept, e)
 			}
 		}
-		t.MatchExpressions = append(kept, rule)
+		kept = append(kept, rule)
+		t.MatchExpressions = kept
 	}
 }
 

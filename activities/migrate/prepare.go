@@ -44,7 +44,7 @@ func (r *run) begin(ctx context.Context) error {
 		if o, err = r.describe(ctx); err != nil {
 			return err
 		}
-		if err := r.fresh(ctx, o); err != nil {
+		if err := r.fresh(ctx); err != nil {
 			return err
 		}
 	}
@@ -77,7 +77,7 @@ func (r *run) begin(ctx context.Context) error {
 }
 
 // fresh refuses a cluster in which another attempt left something.
-func (r *run) fresh(ctx context.Context, o *original) error {
+func (r *run) fresh(ctx context.Context) error {
 	for _, kind := range []schema.GroupVersionResource{ipamBlocks, blockAffinities, ipamHandles} {
 		list, err := r.dyn.Resource(kind).List(ctx, metav1.ListOptions{Limit: 1})
 		if err != nil {

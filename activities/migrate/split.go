@@ -3,7 +3,9 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -214,7 +216,46 @@ func (r *run) join(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := r.renewed(ctx, o); err != nil {
+		return err
+	}
 	return r.canalReady(ctx, o, "")
+}
+
+// renewedStall is after how long without progress it is not waited any more for pods to be
+// made anew: while a node is away, a rolling update may stop.
+const renewedStall = 45 * time.Second
+
+// renewed waits until the pods that Canal got while the nodes were split are made anew:
+// its DaemonSet's template is no longer theirs, and it makes them anew one node after the
+// other. Who is told that all is as it was shall not see them go. The pods themselves do not
+// tell whose template they are of: the DaemonSet's controller writes a node affinity of its own.
+func (r *run) renewed(ctx context.Context, o *original) error {
+	if o.Canal.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType {
+		return nil
+	}
+	left, progress := int32(math.MaxInt32), r.now()
+	err := r.awaitAtMost(ctx, time.Until(r.deadline), "Canal", func(ctx context.Context) (string, error) {
+		ds, err := r.kube.AppsV1().DaemonSets(o.Canal.Namespace).Get(ctx, o.Canal.Name, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		old := ds.Status.DesiredNumberScheduled - ds.Status.UpdatedNumberScheduled
+		if ds.Status.ObservedGeneration < ds.Generation {
+			old = math.MaxInt32 - 1 // not known yet
+		}
+		if old < left {
+			left, progress = old, r.now()
+		}
+		if left <= 0 || r.now().Sub(progress) >= renewedStall {
+			return "", nil
+		}
+		return fmt.Sprintf("pods of DaemonSet %s/%s to be made anew, one after the other", ds.Namespace, ds.Name), nil
+	})
+	if err == nil && left > 0 {
+		r.changed("not all of Canal's pods were made anew: its DaemonSet has stopped at one")
+	}
+	return err
 }
 
 // canalReady waits until Canal's pods are ready on every node that is to have them, or on one.

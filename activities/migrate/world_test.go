@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -43,6 +44,9 @@ type world struct {
 	// asked is told of every request to a node, and may change the node.
 	asked func(node string, op cni.Op)
 	sets  map[string]read
+	// renewEvery is the time between two pods that a DaemonSet makes anew; zero is all at once.
+	renewEvery time.Duration
+	renewedAt  time.Time
 	// shut keeps the pods of DaemonSets from becoming ready.
 	shut map[string]bool
 	// silent is the node that does not answer through Calico's overlay.
@@ -88,7 +92,7 @@ func load(t testing.TB, file string) []*unstructured.Unstructured {
 	for d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096); ; {
 		u := &unstructured.Unstructured{}
 		switch err := d.Decode(&u.Object); {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return out
 		case err != nil:
 			t.Fatal(err)
@@ -296,9 +300,9 @@ func (w *world) daemonSet(u *unstructured.Unstructured, wanted map[string]bool) 
 		wanted[key] = true
 		old := w.objects[key]
 		outdated := old != nil && old.GetAnnotations()["template"] != template
-		if old == nil || outdated && ds.Spec.UpdateStrategy.Type != appsv1.OnDeleteDaemonSetStrategyType {
+		if old == nil || outdated && ds.Spec.UpdateStrategy.Type != appsv1.OnDeleteDaemonSetStrategyType && time.Since(w.renewedAt) >= w.renewEvery {
 			w.start(ds, n.GetName(), name, template)
-			outdated = false
+			outdated, w.renewedAt = false, time.Now()
 		}
 		status.DesiredNumberScheduled++
 		if !outdated {
@@ -349,6 +353,13 @@ func (w *world) start(ds *appsv1.DaemonSet, node, name, template string) {
 	yes := true
 	pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: ds.Name, UID: ds.UID, Controller: &yes}}
 	pod.Spec.NodeName = node
+	if pod.Spec.Affinity == nil {
+		pod.Spec.Affinity = &corev1.Affinity{}
+	}
+	// As the controller does: whatever the template requires of nodes is not in its pods.
+	pod.Spec.Affinity.NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
+		{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}},
+	}}}
 	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(pod)
 	if err != nil {
@@ -568,6 +579,12 @@ func (w *world) do(node string, req *cni.Request) error {
 	case cni.OpPing:
 		return w.ping(node, req)
 	case cni.OpLeave:
+		if m.device {
+			clear(m.spare)
+			for _, p := range req.Peers {
+				m.spare[p] = true
+			}
+		}
 		for _, p := range req.Peers {
 			if !w.carried(node, p) {
 				return fmt.Errorf("the way to %s was not taken over by Felix", p)

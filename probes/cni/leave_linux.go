@@ -11,8 +11,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// leave takes the traffic to the peers from flannel's overlay to Calico's. Where
-// Felix does not take it over in time, flannel's routes are put back.
+// leave takes the traffic to the peers from flannel's overlay to Calico's, with spares to
+// every one of them that carry meanwhile. Where Felix does not take it over in time,
+// flannel's routes are put back.
 func (o *operation) leave(ctx context.Context) error {
 	_, err := o.flannel()
 	gone := isGone(err)
@@ -33,6 +34,11 @@ func (o *operation) leave(ctx context.Context) error {
 	defer watch.close()
 	if gone {
 		return o.awaitCalico(ctx, watch)
+	}
+	if len(o.Peers) > 0 {
+		if err := o.spares(); err != nil {
+			return err
+		}
 	}
 	start := time.Now()
 	n, err := LeaveOverlay(o.Device, o.Peers)

@@ -129,7 +129,7 @@ func cString(b []byte) string {
 
 // oldRemoval writes what iptables-restore is to do so that nothing of flannel is
 // left in a table, from what iptables -S tells of it.
-func oldRemoval(table, rules string) (script string, any bool) {
+func oldRemoval(table, rules string) (script string, found bool) {
 	var deletions, flushes, removals []string
 	for line := range strings.Lines(rules) {
 		line = strings.TrimSpace(line)

@@ -124,8 +124,8 @@ func (o *operation) cleanOldTable(ctx context.Context, table string) error {
 	if err != nil {
 		return err
 	}
-	script, any := oldRemoval(table, rules)
-	if !any {
+	script, found := oldRemoval(table, rules)
+	if !found {
 		return nil
 	}
 	_, err = run(ctx, root, script, program+"-restore", "-w", oldLock, "--noflush")

@@ -29,7 +29,7 @@ func serve(ctx context.Context, host Host, req *Request) (reply Reply) {
 	o := &operation{Request: req, host: host}
 	err := o.open()
 	if err == nil {
-		defer o.store.Close()
+		defer func() { _ = o.store.Close() }() // folders, opened to be read and written through
 		err = guarded(func() error { return o.do(ctx) })
 	}
 	if err != nil {

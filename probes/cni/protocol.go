@@ -19,8 +19,8 @@ const (
 	// OpPing sends echo requests through the Device to every peer's tunnel address,
 	// and fails where one does not answer.
 	OpPing Op = "ping"
-	// OpLeave deletes flannel's own routes to Peers, and waits until every peer is
-	// reached through Calico's device.
+	// OpLeave writes the spares, deletes flannel's own routes to Peers, and waits until every
+	// peer is reached through Calico's device.
 	OpLeave Op = "leave"
 	// OpEnter writes flannel's own routes to Peers again.
 	OpEnter Op = "enter"

@@ -1,14 +1,14 @@
 package cni
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
 	"time"
+
+	"portcullis.dev/portcullis/probes/dialogue"
 )
 
 // What a Request may hold.
@@ -30,28 +30,7 @@ var (
 // ParseRequest reads and validates a request. The error is one line that says
 // what is wrong and where.
 func ParseRequest(data []byte) (*Request, error) {
-	var head struct {
-		Version *int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return nil, fmt.Errorf("the request is not a JSON object: %w", err)
-	}
-	if head.Version == nil {
-		return nil, fmt.Errorf("the request has no version; this migrator speaks version %d", Version)
-	}
-	if *head.Version != Version {
-		return nil, fmt.Errorf("the request has version %d, this migrator speaks version %d: install the migrator of the same release", *head.Version, Version)
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	var req Request
-	if err := dec.Decode(&req); err != nil {
-		return nil, fmt.Errorf("the request cannot be read: %w", err)
-	}
-	if err := req.validate(); err != nil {
-		return nil, err
-	}
-	return &req, nil
+	return dialogue.Parse(data, Version, (*Request).validate)
 }
 
 // timeout is how long the Op may take.

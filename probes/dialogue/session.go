@@ -46,12 +46,12 @@ func Open(ctx context.Context, node string, bye any, run func(ctx context.Contex
 	var runErr, scanErr error
 	running.Go(func() {
 		runErr = run(ctx, inR, outW)
-		outW.Close()
+		_ = outW.Close()
 		// Whoever still writes a request learns that nobody reads it.
-		inR.CloseWithError(io.ErrClosedPipe)
+		_ = inR.CloseWithError(io.ErrClosedPipe)
 	})
 	running.Go(func() {
-		defer outR.Close()
+		defer func() { _ = outR.Close() }()
 		scanErr = scan(ctx, outR, maxLine, wholeLines, s.lines)
 	})
 	go func() {
@@ -167,7 +167,7 @@ func (s *Session) Close() {
 	go func() {
 		// To a session that is broken, this fails, and that is fine.
 		_, _ = s.stdin.Write(append(bye, '\n'))
-		s.stdin.Close()
+		_ = s.stdin.Close()
 	}()
 	patience := time.After(farewell)
 	for waiting := true; waiting; {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -52,7 +53,7 @@ func parseReply(b []byte, id uint16, name string, kind dnsmessage.Type) (reply, 
 		h, err := p.AnswerHeader()
 		if err != nil {
 			// The end of the answers, or an answer that was cut: what was read counts.
-			return r, err == dnsmessage.ErrSectionDone || r.truncated
+			return r, errors.Is(err, dnsmessage.ErrSectionDone) || r.truncated
 		}
 		switch h.Type {
 		case dnsmessage.TypeA:

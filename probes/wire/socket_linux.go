@@ -199,7 +199,7 @@ func endAt(ctx context.Context, f *os.File, deadline time.Time) (stop func() boo
 	if err := f.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
-	return context.AfterFunc(ctx, func() { f.SetDeadline(time.Unix(1, 0)) }), nil
+	return context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) }), nil
 }
 
 // isSilence tells whether err means that nothing came back in time.

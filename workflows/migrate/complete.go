@@ -32,7 +32,7 @@ func (m *cluster) complete(ctx workflow.Context) (done bool, err error) {
 			return false, m.incomplete(ctx, step, err)
 		}
 	}
-	if err := m.unpaused(ctx); err != nil {
+	if err := m.unpaused(); err != nil {
 		return false, errBack
 	}
 	return true, m.clean(ctx)

@@ -71,14 +71,11 @@ func attach(t *testing.T, w *world.World, c *world.Canal) *run {
 
 // renew makes the environment of another run, at the time at which the last ended.
 func (r *run) renew() {
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(harness.Quiet{})
 	old := r.env
-	r.env = suite.NewTestWorkflowEnvironment()
+	r.env = harness.Environment()
 	if old != nil {
 		r.env.SetStartTime(old.Now())
 	}
-	r.env.SetTestTimeout(30 * time.Second)
 	r.env.SetStartWorkflowOptions(startOptions())
 	workflows.Register(r.env)
 	r.w.Register(r.env)

@@ -2,11 +2,13 @@ package migrate
 
 import (
 	"errors"
+	"strings"
 
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/probes/migration"
+	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/orders"
@@ -57,9 +59,9 @@ func (m *cluster) planned(ctx workflow.Context) (migration.Plan, error) {
 	return *m.state.Plan, nil
 }
 
-// open says why nothing can be decided any more, or that nobody decides.
-func (m *cluster) open(by string) error {
-	if err := orders.By(by); err != nil {
+// open says why nothing can be decided any more, or why nobody can have said so.
+func (m *cluster) open(d contract.Decision) error {
+	if _, err := approval.Sign(nil, d); err != nil {
 		return err
 	}
 	if m.over || terminal(m.state.State) {
@@ -75,19 +77,26 @@ func (m *cluster) open(by string) error {
 }
 
 func (m *cluster) mayApprove(d contract.Decision) error {
-	if err := m.open(d.By); err != nil {
+	if err := m.open(d); err != nil {
 		return err
 	}
 	gate := m.state.Gate
 	if gate == nil {
 		return errs.Conflict("the migration of %s waits for no approval: it is %s", m.in.Cluster, m.status().State)
 	}
-	seen, err := orders.Seen(d, gate.Evidence)
-	if err == nil && !seen {
-		err = errs.Conflict("the evidence of node %s is %s, and not %s; look at it again before approving",
-			gate.Node, call.Short(gate.Evidence), call.Short(d.Evidence))
+	if _, err := approval.Seen(d, gate.Evidence); err != nil {
+		return err
 	}
-	return err
+	return named(gate, d)
+}
+
+// named refuses a decision about other evidence than that of the gate.
+func named(gate *contract.MigrateGate, d contract.Decision) error {
+	if strings.HasPrefix(gate.Evidence, strings.ToLower(d.Evidence)) {
+		return nil
+	}
+	return errs.Conflict("the evidence of node %s is %s, and not %s; look at it again before deciding",
+		gate.Node, call.Short(gate.Evidence), call.Short(d.Evidence))
 }
 
 // approve opens the gate, and returns it with the vote.
@@ -102,13 +111,13 @@ func (m *cluster) approve(ctx workflow.Context, d contract.Decision) contract.Mi
 }
 
 func (m *cluster) mayReject(d contract.Decision) error {
-	if err := m.open(d.By); err != nil {
+	if err := m.open(d); err != nil {
 		return err
 	}
 	if m.state.Gate == nil {
 		return errs.Conflict("the migration of %s waits for no approval: it is %s; abort ends it", m.in.Cluster, m.status().State)
 	}
-	return nil
+	return named(m.state.Gate, d)
 }
 
 func (m *cluster) reject(ctx workflow.Context, d contract.Decision) {
@@ -116,7 +125,7 @@ func (m *cluster) reject(ctx workflow.Context, d contract.Decision) {
 }
 
 func (m *cluster) mayAbort(o contract.Order) error {
-	if err := m.open(o.By); err != nil {
+	if err := m.open(contract.Decision{By: o.By, Why: o.Why}); err != nil {
 		return err
 	}
 	if m.cleaning() {
@@ -139,7 +148,7 @@ func (m *cluster) end(ctx workflow.Context, line string) {
 }
 
 func (m *cluster) mayPause(o contract.Order) error {
-	if err := m.open(o.By); err != nil {
+	if err := m.open(contract.Decision{By: o.By, Why: o.Why}); err != nil {
 		return err
 	}
 	switch {
@@ -161,7 +170,7 @@ func (m *cluster) pause(ctx workflow.Context, o contract.Order) {
 }
 
 func (m *cluster) mayResume(o contract.Order) error {
-	if err := m.open(o.By); err != nil {
+	if err := m.open(contract.Decision{By: o.By, Why: o.Why}); err != nil {
 		return err
 	}
 	if m.state.Paused == nil && (m.state.State != contract.StateStopped || m.resumed) {

@@ -474,6 +474,25 @@ func TestCanary(t *testing.T) {
 	})
 }
 
+// What people say stands in the log, which goes into the result and from run to run.
+func TestDecisionsThatAreNotWellFormedAreRefused(t *testing.T) {
+	r := newRun(t, three...)
+	giant := strings.Repeat("a", 1<<20)
+	ids := []string{"by", "line", "why", "pause", "abort", "evidence"}
+	r.after(time.Hour, contract.UpdateApprove, ids[0], func() any { return contract.Decision{By: giant, Evidence: strings.Repeat("f", 12)} })
+	r.after(time.Hour, contract.UpdateReject, ids[1], func() any { return contract.Decision{By: "bob\neve"} })
+	r.after(time.Hour, contract.UpdateReject, ids[2], func() any { return contract.Decision{By: "bob", Why: giant} })
+	r.after(time.Hour, contract.UpdatePause, ids[3], func() any { return contract.Order{By: "bob", Why: giant} })
+	r.after(time.Hour, contract.UpdateAbort, ids[4], func() any { return contract.Order{By: "bob", Why: giant} })
+	r.after(time.Hour, contract.UpdateReject, ids[5], func() any { return contract.Decision{By: "bob", Evidence: strings.Repeat("f", 12)} })
+	r.after(2*time.Hour, contract.UpdateApprove, "approve", r.vote("bob"))
+	r.wantMigrated(r.do(migration.Options{Canary: true}))
+	for _, id := range ids[:5] {
+		r.wantUpdate(id, errs.TypeInvalid)
+	}
+	r.wantUpdate(ids[5], errs.TypeConflict)
+}
+
 func TestNobodyDecidesAfterTheEnd(t *testing.T) {
 	r := two(t)
 	r.on("Do split", fail(errs.Failed("it broke")))

@@ -147,7 +147,7 @@ func (m *cluster) turnBack(what string, err error) error {
 
 // step makes one step of the cluster. That it was begun is known before it is.
 func (m *cluster) step(ctx workflow.Context, step migration.Step) error {
-	if err := m.unpaused(ctx); err != nil {
+	if err := m.unpaused(); err != nil {
 		return err
 	}
 	if err := m.work.Err(); err != nil {
@@ -197,7 +197,7 @@ func (m *cluster) compare(ctx, work workflow.Context) error {
 }
 
 // unpaused waits while the migration is paused.
-func (m *cluster) unpaused(ctx workflow.Context) error {
+func (m *cluster) unpaused() error {
 	if m.state.Paused == nil {
 		return m.work.Err()
 	}

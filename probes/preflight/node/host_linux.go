@@ -35,11 +35,11 @@ func (c *collector) iptables(ctx context.Context) (t preflight.IPTables, err err
 	if t.Path == "" {
 		return t, nil
 	}
-	if real, err := c.root.resolve(t.Path); err == nil {
+	if resolved, err := c.root.resolve(t.Path); err == nil {
 		switch {
-		case strings.Contains(path.Base(real), "nft"):
+		case strings.Contains(path.Base(resolved), "nft"):
 			t.Flavour = "nft"
-		case strings.Contains(path.Base(real), "legacy"):
+		case strings.Contains(path.Base(resolved), "legacy"):
 			t.Flavour = "legacy"
 		}
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -72,7 +73,7 @@ func parent(dir string) (int, error) {
 		return 0, err
 	}
 	// The name, in parentheses, may contain anything.
-	_, rest, _ := strings.Cut(string(stat[max(strings.LastIndexByte(string(stat), ')'), 0):]), " ")
+	_, rest, _ := strings.Cut(string(stat[max(bytes.LastIndexByte(stat, ')'), 0):]), " ")
 	fields := strings.Fields(rest)
 	if len(fields) < 2 {
 		return 0, fmt.Errorf("%s/stat is not understood", dir)
