@@ -3,7 +3,9 @@ package rancher
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +17,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -220,8 +223,20 @@ func (c *Client) get(ctx context.Context, clusterID, path string) error {
 	if resp.StatusCode < 300 {
 		return nil
 	}
-	status := apierrors.NewGenericServerResponse(resp.StatusCode, "get", corev1.Resource("clusters"), clusterID, http.StatusText(resp.StatusCode), 0, false)
-	return Wrap(ctx, status, doing, c.cfg.URL, c.cfg.TokenFile, c.cfg.CAFile)
+	return Wrap(ctx, answered(resp, clusterID), doing, c.cfg.URL, c.cfg.TokenFile, c.cfg.CAFile)
+}
+
+// largestStatus bounds what is read of an answer that is no success.
+const largestStatus = 64 << 10
+
+// answered is the error of an answer that is no success, in the words of the API server where it said any.
+func answered(resp *http.Response, clusterID string) error {
+	var said metav1.Status
+	body, err := io.ReadAll(io.LimitReader(resp.Body, largestStatus))
+	if err == nil && json.Unmarshal(body, &said) == nil && said.Kind == "Status" && said.Message != "" && int(said.Code) == resp.StatusCode {
+		return &apierrors.StatusError{ErrStatus: said}
+	}
+	return apierrors.NewGenericServerResponse(resp.StatusCode, "get", corev1.Resource("clusters"), clusterID, http.StatusText(resp.StatusCode), 0, false)
 }
 
 // ReadSecret returns the data of a Secret on the management cluster.

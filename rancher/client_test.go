@@ -72,6 +72,10 @@ func TestCheck(t *testing.T) {
 		"other CA":    {authorized, func(c *Config) { c.CAFile = otherCA(t) }, KindUntrusted, "signed by an unknown authority"},
 		"no CA":       {authorized, func(c *Config) { c.CAFile = "" }, KindUntrusted, "the system's CAs"},
 		"forbidden":   {status(403), nil, KindDenied, "grant"},
+		"in words": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(403)
+			_, _ = w.Write([]byte(`{"kind":"Status","code":403,"reason":"Forbidden","message":"settings \"server-url\" is forbidden: User \"u-a\" cannot get it"}`))
+		}, nil, KindDenied, `(settings "server-url" is forbidden: User "u-a" cannot get it)`},
 		"not Rancher": {status(404), nil, KindNotFound, "it is not Rancher"},
 		"failing":     {status(500), nil, KindUnavailable, "does not answer"},
 		"down":        {authorized, func(c *Config) { c.URL = "https://127.0.0.1:1" }, KindUnavailable, "connection refused"},

@@ -1,6 +1,7 @@
 package rancher
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -46,7 +47,8 @@ func (t *tokenFile) read() (string, error) {
 }
 
 func reason(err error) error {
-	if pe, ok := err.(*os.PathError); ok {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
 		return pe.Err
 	}
 	return err

@@ -42,9 +42,11 @@ func Register(r worker.WorkflowRegistry) {
 		contract.MigrateWorkflow:       migrations.Run,
 		contract.MigrateNodeWorkflow:   migrations.RunNode,
 
-		contract.DriftWorkflow: drift.Run,
+		contract.DriftWorkflow:      drift.Run,
+		contract.CorrectionWorkflow: drift.Correct,
 
-		contract.SlackWorkflow: slackgate.Run,
+		contract.SlackWorkflow:  slackgate.Run,
+		contract.NoticeWorkflow: slackgate.Notice,
 	} {
 		r.RegisterWorkflowWithOptions(run, workflow.RegisterOptions{Name: name})
 	}

@@ -5,8 +5,6 @@ import (
 	"reflect"
 	"testing"
 
-	"go.temporal.io/sdk/testsuite"
-
 	"portcullis.dev/portcullis/activities/audit"
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/migrate"
@@ -16,6 +14,7 @@ import (
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 )
 
@@ -25,6 +24,7 @@ var names = map[string]map[string]bool{
 	"deliver": {
 		contract.ActClusters: true, contract.ActPlan: true, contract.ActStage: true, contract.ActRelease: true,
 		contract.ActSettle: true, contract.ActRestore: true, contract.ActMarkVerified: true, contract.ActHold: true,
+		contract.ActCorrect: true, contract.ActUncorrect: true,
 	},
 	"verify": {
 		contract.ActEnsureAgent: true, contract.ActRemoveAgent: true, contract.ActAgentStatus: true, contract.ActMeasure: true,
@@ -85,8 +85,7 @@ func TestActivityNames(t *testing.T) {
 }
 
 func TestRegister(t *testing.T) {
-	var suite testsuite.WorkflowTestSuite
-	env := suite.NewTestWorkflowEnvironment()
+	env := harness.Environment()
 	workflows.Register(env)
 	workflows.RegisterActivities(env, workflows.Activities{Source: &source.Activities{}, Deliver: &deliver.Activities{}, Verify: &verify.Activities{}, Preflight: &preflight.Activities{}, Migrate: &migrate.Activities{}, Slack: &slack.Activities{}, Audit: &audit.Activities{}})
 }

@@ -78,7 +78,7 @@ func (a *Activities) Scope(ctx context.Context, in ScopeInput) (_ *Scope, err er
 	}
 	req := drift.ScopeRequest{
 		Pipeline: in.Pipeline, Source: in.Source, Environments: in.Environments, Clusters: clusters, GitRepos: repos,
-		Delivered: map[string][]string{},
+		Delivered: map[string][]string{}, Now: a.now(),
 	}
 	for i := range repos {
 		name := repos[i].Name
@@ -214,6 +214,8 @@ func (a *Activities) batch(in BatchInput, found []drift.Cluster, reached []bool)
 	for i := range found {
 		c := &found[i]
 		out.Digest.Add(c)
+		out.Fix.Add(c)
+		out.Briefs = drift.Briefs(out.Briefs, c, MostBriefs)
 		out.States[c.State]++
 		out.Ignored += c.Ignored
 		out.Requests = max(out.Requests, c.Requests)

@@ -45,11 +45,17 @@ type Batch struct {
 	// Measurable names the clusters on which requirements can be measured: they answer, and
 	// no rollout is changing them.
 	Measurable []string `json:"measurable,omitempty"`
+	// Fix is what of the findings Fleet can put right, and Briefs are some of them all, MostBriefs at most.
+	Fix    drift.Fix     `json:"fix,omitzero"`
+	Briefs []drift.Brief `json:"briefs,omitempty"`
 	// Requests is the most that one cluster's API server was sent.
 	Requests int `json:"requests,omitempty"`
 	// Data has the clusters, packed (drift.Unpack).
 	Data []byte `json:"data"`
 }
+
+// MostBriefs bounds Batch.Briefs.
+const MostBriefs = 5
 
 // Tally is what is told as metrics of an audit that has ended.
 type Tally struct {

@@ -97,10 +97,7 @@ func (a *Activities) Stage(ctx context.Context, in UnitInput) (_ *Staged, err er
 	if err := a.unmigrated(ctx, clusterNames(in.Unit.Clusters)); err != nil {
 		return nil, err
 	}
-	w, err := a.begin(ctx, "staging", in)
-	if err != nil {
-		return nil, err
-	}
+	w := a.begin(ctx, "staging", in)
 	repo, err := a.stage(ctx, in)
 	if err != nil {
 		return nil, err
@@ -125,10 +122,7 @@ func (a *Activities) Release(ctx context.Context, in UnitInput) (err error) {
 // Settle waits until the commit is live on every cluster of the unit.
 func (a *Activities) Settle(ctx context.Context, in UnitInput) (_ *Settled, err error) {
 	defer a.metrics.count("Settle", &err)
-	w, err := a.begin(ctx, "settling", in)
-	if err != nil {
-		return nil, err
-	}
+	w := a.begin(ctx, "settling", in)
 	w.want.Complete = true // Stage saw the git job of this commit through
 	report, err := w.until(ctx, rancher.Live, rancher.Report.AllLive)
 	if err != nil {
@@ -144,10 +138,7 @@ func (a *Activities) Settle(ctx context.Context, in UnitInput) (_ *Settled, err 
 func (a *Activities) Restore(ctx context.Context, in RestoreInput) (_ *Settled, err error) {
 	defer func() { err = errs.Persist(err) }()
 	defer a.metrics.count("Restore", &err)
-	w, err := a.begin(ctx, "restoring", in.UnitInput)
-	if err != nil {
-		return nil, err
-	}
+	w := a.begin(ctx, "restoring", in.UnitInput)
 	w.patient = true
 	if err := a.holdOthers(ctx, in.Pipeline, in.Unit.GitRepo, in.Reason); err != nil {
 		return nil, err

@@ -34,6 +34,8 @@ type fakeFleet struct {
 	writes    int
 	// reads counts questions about migrations.
 	reads int
+	// replaced are the clusters on which an agent applied by force, in that order.
+	replaced []string
 
 	// down makes every call to the API server fail.
 	down error
@@ -303,6 +305,9 @@ func (f *fakeFleet) job(repo *fleet.GitRepo) {
 	}}
 	b.Spec.Paused = repo.Spec.Paused
 	b.Spec.ForceSyncGeneration = repo.Spec.ForceSyncGeneration
+	if repo.Spec.CorrectDrift != nil && repo.Spec.CorrectDrift.Enabled {
+		b.Spec.CorrectDrift = repo.Spec.CorrectDrift
+	}
 	b.Status.ObservedGeneration, b.Status.ResourcesSHA256Sum = b.Generation, hex.EncodeToString(sum[:])
 	f.bundles[repo.Name] = b
 	old := f.deployed[repo.Name]
@@ -318,6 +323,7 @@ func (f *fakeFleet) job(repo *fleet.GitRepo) {
 		d.Labels = map[string]string{fleet.CommitLabel: repo.Status.Commit, fleet.BundleLabel: b.Name, fleet.ClusterLabel: c.Name}
 		d.Spec.Paused = b.Spec.Paused || c.Paused
 		d.Spec.StagedOptions.ForceSyncGeneration = b.Spec.ForceSyncGeneration
+		d.Spec.StagedOptions.CorrectDrift, d.Spec.CorrectDrift = b.Spec.CorrectDrift, b.Spec.CorrectDrift
 		d.Spec.StagedDeploymentID = ("s-" + b.Status.ResourcesSHA256Sum)[:63] + ":" + strconv.FormatInt(b.Spec.ForceSyncGeneration, 10)
 		if !d.Spec.Paused {
 			d.Spec.DeploymentID, d.Spec.Options = d.Spec.StagedDeploymentID, d.Spec.StagedOptions
@@ -345,6 +351,9 @@ func (f *fakeFleet) agents(name string) {
 	for cluster, d := range f.deployed[name] {
 		if f.offline[cluster] || d.Spec.Paused {
 			continue
+		}
+		if o := d.Spec.Options.CorrectDrift; d.Status.AppliedDeploymentID != d.Spec.DeploymentID && o != nil && o.Force {
+			f.replaced = append(f.replaced, cluster)
 		}
 		d.Status = fleet.BundleDeploymentStatus{AppliedDeploymentID: d.Spec.DeploymentID, Release: "x/y:1", Ready: true, NonModified: true}
 		if f.broken[cluster] {

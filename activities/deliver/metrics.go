@@ -33,7 +33,7 @@ func newMetrics() *metrics {
 	m := &metrics{
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "portcullis_deliver_waiting",
-			Help: "Units that wait now, by phase (staging, settling, restoring) and by what they wait for: management (its API server), git (the fetch of the repository), fleet (its controllers), clusters (their agents).",
+			Help: "Units that wait now, by phase (staging, settling, restoring, correcting) and by what they wait for: management (its API server), git (the fetch of the repository), fleet (its controllers), clusters (their agents).",
 		}, []string{"phase", "reason"}),
 		waited: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "portcullis_deliver_wait_seconds",
@@ -53,7 +53,7 @@ func newMetrics() *metrics {
 			Help: "Errors of the delivering activities, by activity and error type.",
 		}, []string{"activity", "type"}),
 	}
-	for _, phase := range []string{"staging", "settling", "restoring"} {
+	for _, phase := range []string{"staging", "settling", "restoring", "correcting"} {
 		for _, on := range []reason{onManagement, onGit, onFleet, onClusters} {
 			m.waiting.WithLabelValues(phase, string(on))
 		}

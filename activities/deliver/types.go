@@ -90,9 +90,9 @@ type HoldInput struct {
 	Reason   string `json:"reason,omitempty"`
 }
 
-// Progress is the heartbeat of Stage, Settle and Restore: what is awaited, for people.
+// Progress is the heartbeat of what waits for Fleet: what is awaited, for people.
 type Progress struct {
-	// Phase is staging, settling or restoring.
+	// Phase is staging, settling, restoring or correcting.
 	Phase string `json:"phase"`
 	// Ready of Total clusters.
 	Ready int `json:"ready"`

@@ -35,7 +35,7 @@ type wait struct {
 	forced int
 }
 
-func (a *Activities) begin(ctx context.Context, phase string, in UnitInput) (*wait, error) {
+func (a *Activities) begin(ctx context.Context, phase string, in UnitInput) *wait {
 	w := &wait{a: a, in: in, want: rancher.Want{Commit: in.Commit}}
 	for _, c := range in.Unit.Clusters {
 		w.want.Clusters = append(w.want.Clusters, c.Name)
@@ -53,7 +53,7 @@ func (a *Activities) begin(ctx context.Context, phase string, in UnitInput) (*wa
 	}
 	w.deadline = w.progress.StartedAt.Add(timeout)
 	w.tell(ctx, "", "")
-	return w, nil
+	return w
 }
 
 // until waits until judge, asked of what Fleet's objects say now, gives a report

@@ -172,6 +172,9 @@ func stagePatch(in UnitInput, repo *fleet.GitRepo) (*patch, error) {
 		p.annotations[rancher.AnnotationOriginal] = string(in.Unit.Before.OriginalSpec)
 	}
 	p.setPin(repo, pin{revision: in.Commit, paused: true})
+	if err := notCorrecting(p, repo, time.Now()); err != nil {
+		return nil, err
+	}
 	spec := repo.Spec.DeepCopy()
 	spec.Revision, spec.Branch, spec.Paused = in.Commit, "", true
 	if len(in.Unit.Targets) > 0 {

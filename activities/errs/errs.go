@@ -41,46 +41,46 @@ const (
 	TypeNotEntitled = "NotEntitled"
 )
 
-func final(kind string, cause error, format string, args ...any) error {
-	return temporal.NewNonRetryableApplicationError(fmt.Sprintf(format, args...), kind, cause)
+func final(kind, format string, args ...any) error {
+	return temporal.NewNonRetryableApplicationError(fmt.Sprintf(format, args...), kind, nil)
 }
 
 // Invalid says that the input is wrong: what, where, and what to do.
-func Invalid(format string, args ...any) error { return final(TypeInvalid, nil, format, args...) }
+func Invalid(format string, args ...any) error { return final(TypeInvalid, format, args...) }
 
 // NotFound says that a thing that was named does not exist.
-func NotFound(format string, args ...any) error { return final(TypeNotFound, nil, format, args...) }
+func NotFound(format string, args ...any) error { return final(TypeNotFound, format, args...) }
 
 // Conflict says that something else owns what was to be changed.
-func Conflict(format string, args ...any) error { return final(TypeConflict, nil, format, args...) }
+func Conflict(format string, args ...any) error { return final(TypeConflict, format, args...) }
 
 // Held says that the pipeline is held after a rollback.
-func Held(format string, args ...any) error { return final(TypeHeld, nil, format, args...) }
+func Held(format string, args ...any) error { return final(TypeHeld, format, args...) }
 
 // Denied says that credentials are wrong, expired, or lack a permission.
-func Denied(format string, args ...any) error { return final(TypeDenied, nil, format, args...) }
+func Denied(format string, args ...any) error { return final(TypeDenied, format, args...) }
 
 // Untrusted says that a certificate does not verify.
-func Untrusted(format string, args ...any) error { return final(TypeUntrusted, nil, format, args...) }
+func Untrusted(format string, args ...any) error { return final(TypeUntrusted, format, args...) }
 
 // Deadline says that the allowed wait is over.
-func Deadline(format string, args ...any) error { return final(TypeDeadline, nil, format, args...) }
+func Deadline(format string, args ...any) error { return final(TypeDeadline, format, args...) }
 
 // Failed says that the other side answered with a lasting failure.
-func Failed(format string, args ...any) error { return final(TypeFailed, nil, format, args...) }
+func Failed(format string, args ...any) error { return final(TypeFailed, format, args...) }
 
 // Preflight says what a preflight found that must be mended first.
-func Preflight(format string, args ...any) error { return final(TypePreflight, nil, format, args...) }
+func Preflight(format string, args ...any) error { return final(TypePreflight, format, args...) }
 
 // Approved says that a person has approved already.
-func Approved(format string, args ...any) error { return final(TypeApproved, nil, format, args...) }
+func Approved(format string, args ...any) error { return final(TypeApproved, format, args...) }
 
 // Late says that there is nothing left to decide.
-func Late(format string, args ...any) error { return final(TypeLate, nil, format, args...) }
+func Late(format string, args ...any) error { return final(TypeLate, format, args...) }
 
 // NotEntitled says why a person may not decide.
 func NotEntitled(format string, args ...any) error {
-	return final(TypeNotEntitled, nil, format, args...)
+	return final(TypeNotEntitled, format, args...)
 }
 
 // Unavailable says that it may work later. It is the only retryable one.

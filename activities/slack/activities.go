@@ -18,21 +18,16 @@ type Activities struct{ client *Client }
 // New returns the activities.
 func New(client *Client) *Activities { return &Activities{client: client} }
 
-// Message writes an environment's message, or changes the one that is there. Where
-// that one is gone, the error's type is NotFound.
+// Message writes an environment's message, or changes the one that is there. Where that
+// one is gone, the error's type is NotFound.
 func (a *Activities) Message(ctx context.Context, in MessageInput) (*Posted, error) {
-	text, blocks := Message(in.View, in.Environment)
-	options := []slackgo.MsgOption{
-		slackgo.MsgOptionText(text, false), slackgo.MsgOptionBlocks(blocks...),
-		slackgo.MsgOptionDisableLinkUnfurl(), slackgo.MsgOptionDisableMediaUnfurl(),
+	at := &Posted{Channel: in.Channel, At: in.At, Picture: in.Picture}
+	if g := in.View.Gate; g != nil && g.Environment == in.Environment {
+		at.Picture = a.picture(ctx, g.Matrix, in.Picture)
 	}
-	if in.At == "" {
-		return a.post(ctx, in.Channel, options...)
-	}
-	at := &Posted{Channel: in.Channel, At: in.At}
-	err := a.client.Do(ctx, "chat.update", in.Channel, func(ctx context.Context, api *slackgo.Client) error {
-		_, ts, _, err := api.UpdateMessageContext(ctx, in.Channel, in.At, options...)
-		return taken(ts, err)
+	err := withPicture(ctx, at.Picture, func(file string) (bool, error) {
+		text, blocks := Message(in.View, in.Environment, file)
+		return a.write(ctx, at, in.At, slackgo.MsgOptionText(text, false), slackgo.MsgOptionBlocks(blocks...))
 	})
 	if err != nil {
 		return nil, err
@@ -40,35 +35,51 @@ func (a *Activities) Message(ctx context.Context, in MessageInput) (*Posted, err
 	return at, nil
 }
 
+// write changes the message ts, or writes a new one where that is empty, and keeps in at
+// where it is. refused is Slack's answer to blocks that it does not take.
+func (a *Activities) write(ctx context.Context, at *Posted, ts string, options ...slackgo.MsgOption) (refused bool, err error) {
+	method := "chat.update"
+	if ts == "" {
+		method = "chat.postMessage"
+	}
+	options = append(options, slackgo.MsgOptionDisableLinkUnfurl(), slackgo.MsgOptionDisableMediaUnfurl())
+	channel, posted := at.Channel, ""
+	err = a.client.Do(ctx, method, at.Channel, func(ctx context.Context, api *slackgo.Client) (err error) {
+		if ts == "" {
+			channel, posted, err = api.PostMessageContext(ctx, at.Channel, options...)
+		} else {
+			_, posted, _, err = api.UpdateMessageContext(ctx, at.Channel, ts, options...)
+		}
+		refused = invalidBlocks(err)
+		return taken(posted, err)
+	})
+	if err != nil {
+		return refused, err
+	}
+	if ts == "" {
+		at.At = posted
+	}
+	if channel != "" {
+		at.Channel = channel
+	}
+	return false, nil
+}
+
 // Lines writes lines into a thread, as one message.
 func (a *Activities) Lines(ctx context.Context, in LinesInput) (*Posted, error) {
 	text := fit(strings.Join(in.Lines, "\n"), mostSection)
-	options := []slackgo.MsgOption{
-		slackgo.MsgOptionText(text, false), slackgo.MsgOptionBlocks(section(text)),
-		slackgo.MsgOptionDisableLinkUnfurl(), slackgo.MsgOptionDisableMediaUnfurl(),
-	}
+	options := []slackgo.MsgOption{slackgo.MsgOptionText(text, false), slackgo.MsgOptionBlocks(section(text))}
 	if in.Thread != "" {
 		options = append(options, slackgo.MsgOptionTS(in.Thread))
 		if in.Broadcast {
 			options = append(options, slackgo.MsgOptionBroadcast())
 		}
 	}
-	return a.post(ctx, in.Channel, options...)
-}
-
-func (a *Activities) post(ctx context.Context, channel string, options ...slackgo.MsgOption) (*Posted, error) {
-	var at Posted
-	err := a.client.Do(ctx, "chat.postMessage", channel, func(ctx context.Context, api *slackgo.Client) (err error) {
-		at.Channel, at.At, err = api.PostMessageContext(ctx, channel, options...)
-		return taken(at.At, err)
-	})
-	if err != nil {
+	at := &Posted{Channel: in.Channel}
+	if _, err := a.write(ctx, at, "", options...); err != nil {
 		return nil, err
 	}
-	if at.Channel == "" {
-		at.Channel = channel
-	}
-	return &at, nil
+	return at, nil
 }
 
 // taken doubts an answer that names no message: Slack's client takes an answer

@@ -114,6 +114,12 @@ func answered(what, about string, cfg Config, e slackgo.SlackErrorResponse) erro
 	return errs.Failed("Slack answered %s to %s", code, what)
 }
 
+// invalidBlocks tells Slack's answer to blocks that it does not take apart from others.
+func invalidBlocks(err error) bool {
+	var answer slackgo.SlackErrorResponse
+	return errors.As(err, &answer) && strings.HasPrefix(answer.Err, "invalid_blocks")
+}
+
 // word keeps of what Slack said what codes and scopes are made of.
 func word(s string) string {
 	s = strings.Map(func(r rune) rune {

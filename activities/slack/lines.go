@@ -13,7 +13,7 @@ func Lines(old, now View) []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if old.Rollout == "" {
-		say("%s, started by %s", revisionLine(now), Free(now.StartedBy))
+		say("%s, started by %s", subjectLine(now), Free(now.StartedBy))
 	}
 	for i, e := range now.Environments {
 		was := Environment{State: pending}
@@ -21,7 +21,7 @@ func Lines(old, now View) []string {
 			was = old.Environments[i]
 		}
 		if e.State != was.State && e.State != pending && e.State != awaiting {
-			say("%s", environment(e))
+			say("%s", environment(e, now.Now))
 		}
 	}
 	out = append(out, gateLines(old.Gate, now.Gate)...)
@@ -43,7 +43,14 @@ func Lines(old, now View) []string {
 	return out
 }
 
-func revisionLine(v View) string {
+func subjectLine(v View) string {
+	if v.Kind == KindCorrection {
+		findings := 0
+		if v.Drift != nil {
+			findings = v.Drift.Findings
+		}
+		return "correction of " + count(findings, "finding")
+	}
 	s := "revision " + code(short(v.Revision))
 	if v.Subject != "" {
 		s += " " + Free(v.Subject)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	slackgo "github.com/slack-go/slack"
 )
@@ -25,6 +26,7 @@ const (
 // Target is what a button or a modal is about. It names the evidence that the
 // person saw: a decision about anything else is refused.
 type Target struct {
+	Kind        Kind   `json:"k,omitempty"`
 	Pipeline    string `json:"p"`
 	Environment string `json:"e"`
 	Rollout     string `json:"r"`
@@ -55,16 +57,23 @@ const (
 )
 
 // Message is an environment's message: the gate while it waits, and later what
-// became of it. The text stands for it in notifications.
-func Message(v View, environment string) (text string, blocks []slackgo.Block) {
+// became of it. The text stands for it in notifications. file is Slack's ID of the picture
+// of what was measured, or empty.
+func Message(v View, environment, file string) (text string, blocks []slackgo.Block) {
 	text = headline(v, environment)
 	blocks = append(blocks,
 		slackgo.NewHeaderBlock(slackgo.NewTextBlockObject(slackgo.PlainTextType, cut(oneLine(Clean(ahead(text))), mostHeader), false, false)),
-		section(revision(v)))
+		section(subject(v)))
 	g := v.Gate
 	open := g != nil && g.Environment == environment
+	if open && v.Kind == "" {
+		blocks = append(blocks, section(changes(g.Changes, environment)))
+	}
 	if open {
-		blocks = append(blocks, section(changes(g.Changes, environment)), section(approvals(*g)))
+		blocks = append(blocks, section(approvals(*g)))
+		if g.Matrix != nil {
+			blocks = append(blocks, measured(*g.Matrix, file)...)
+		}
 	}
 	blocks = append(blocks, section(environments(v)))
 	if links := addresses(v, environment); links != "" {
@@ -79,14 +88,20 @@ func Message(v View, environment string) (text string, blocks []slackgo.Block) {
 // headline is plain text: what it is and how it stands.
 func headline(v View, environment string) string {
 	at := v.Pipeline + " → " + environment + ": "
+	if v.Kind == KindCorrection {
+		at = v.Pipeline + ", correction of drift: "
+	}
 	if g := v.Gate; g != nil && g.Environment == environment && v.Ended == nil {
 		if v.Paused != nil {
 			at += "paused, "
 		}
 		return at + fmt.Sprintf("waits for approval, %d of %d", g.Counted, g.Required)
 	}
+	if v.Kind == KindCorrection {
+		at += strings.ReplaceAll(word(Clean(v.State)), "-", " ")
+	}
 	for _, e := range v.Environments {
-		if e.Name == environment {
+		if e.Name == environment && v.Kind == "" {
 			at += strings.ReplaceAll(e.State, "-", " ")
 		}
 	}
@@ -94,6 +109,36 @@ func headline(v View, environment string) string {
 		at += ", paused"
 	}
 	return at
+}
+
+// subject is what a gate is about.
+func subject(v View) string {
+	if v.Kind == KindCorrection {
+		return correction(v)
+	}
+	return revision(v)
+}
+
+// correction says what Fleet is to put right, and what it is not.
+func correction(v View) string {
+	d := v.Drift
+	if d == nil {
+		d = &Drift{}
+	}
+	s := "*To put right:* " + count(d.Findings, "finding") + ". Fleet applies all that these GitRepos deliver again, by force, on all of their clusters."
+	if d.Left > 0 {
+		s += "\n*Stays as it is:* " + count(d.Left, "finding") + " about what Fleet does not have: look at the report."
+	}
+	for _, b := range d.Briefs[:min(len(d.Briefs), MostBriefs)] {
+		s += "\n• " + brief(b)
+		if !b.Correctable {
+			s += " (stays)"
+		}
+	}
+	if v.StartedBy != "" {
+		s += "\nstarted by " + Free(v.StartedBy)
+	}
+	return s
 }
 
 func revision(v View) string {
@@ -148,7 +193,7 @@ func none(n int) string {
 
 func approvals(g Gate) string {
 	s := fmt.Sprintf("*Evidence* %s, %d of %s", code(short(g.Evidence)), g.Counted, count(g.Required, "approval"))
-	if g.Measured > 0 {
+	if g.Measured > 0 && g.Matrix == nil {
 		s += "\nThe wire was measured on " + count(g.Measured, "cluster") + " as it is before the change."
 	}
 	for _, vote := range g.Votes {
@@ -165,9 +210,9 @@ func approvals(g Gate) string {
 const mostEnvironments = 20
 
 func environments(v View) string {
-	lines := []string{"*Environments*"}
+	lines := []string{map[Kind]string{"": "*Environments*", KindCorrection: "*GitRepos*"}[v.Kind]}
 	for _, e := range v.Environments[:min(len(v.Environments), mostEnvironments)] {
-		lines = append(lines, "• "+environment(e))
+		lines = append(lines, "• "+environment(e, v.Now))
 	}
 	if more := len(v.Environments) - mostEnvironments; more > 0 {
 		lines = append(lines, fmt.Sprintf("• and %d more", more))
@@ -181,7 +226,36 @@ func environments(v View) string {
 	return strings.Join(lines, "\n")
 }
 
-func environment(e Environment) string {
+// soaking says how far a soak is.
+func soaking(s Soaking, now time.Time) string {
+	of := ""
+	if s.Wave != "" {
+		of = "wave " + Free(s.Wave) + " "
+	}
+	all := s.Until.Sub(s.Since).Round(time.Second)
+	so := min(max(now.Sub(s.Since), 0), all)
+	switch {
+	case so >= all:
+		return of + "soaked " + span(all)
+	case so < time.Minute:
+		return of + "soaks for " + span(all) + ", until " + date(s.Until)
+	}
+	return of + "soaking, " + span(so.Truncate(time.Minute)) + " of " + span(all) + " so far"
+}
+
+// span is a duration without the units that are nought: 1h30m, 10m, 45s.
+func span(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
+
+func environment(e Environment, now time.Time) string {
 	s := "*" + Free(e.Name) + "* " + strings.ReplaceAll(Free(e.State), "-", " ")
 	switch {
 	case e.Verified > 0 || e.Failures > 0:
@@ -200,11 +274,14 @@ func environment(e Environment) string {
 	}
 	if e.State == verified {
 		if e.Soak > 0 {
-			s += ", soaked " + e.Soak.String()
+			s += ", soaked " + span(e.Soak)
 		}
 		if !e.LiveAt.IsZero() {
 			s += ", live since " + date(e.LiveAt)
 		}
+	}
+	if e.Soaking != nil && !now.IsZero() {
+		s += ", " + soaking(*e.Soaking, now)
 	}
 	if e.Evidence != "" {
 		s += ", evidence " + code(short(e.Evidence))
@@ -243,7 +320,7 @@ func addresses(v View, environment string) string {
 }
 
 func buttons(v View, g Gate) slackgo.Block {
-	value := Target{Pipeline: v.Pipeline, Environment: g.Environment, Rollout: v.Rollout, Evidence: g.Evidence}.Encode()
+	value := Target{Kind: v.Kind, Pipeline: v.Pipeline, Environment: g.Environment, Rollout: v.Rollout, Evidence: g.Evidence}.Encode()
 	button := func(action, text string, style slackgo.Style) *slackgo.ButtonBlockElement {
 		return slackgo.NewButtonBlockElement(action, value, slackgo.NewTextBlockObject(slackgo.PlainTextType, text, false, false)).WithStyle(style)
 	}

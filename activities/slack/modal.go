@@ -22,17 +22,35 @@ func RejectModal(t Target) slackgo.ModalViewRequest {
 		Type: slackgo.VTModal, CallbackID: CallbackReject, PrivateMetadata: t.Encode(),
 		Title: plainText("Reject"), Submit: plainText("Reject"), Close: plainText("Cancel"),
 		Blocks: slackgo.Blocks{BlockSet: []slackgo.Block{
-			section(fmt.Sprintf("Rejecting *%s* ends the rollout of *%s*. What it wrote in this environment is rolled back.", Free(t.Environment), Free(t.Pipeline))),
+			section(rejecting(t)),
 			slackgo.NewInputBlock(BlockWhy, plainText("Why?"), nil, input),
 		}},
 	}
 }
 
+func rejecting(t Target) string {
+	if t.Kind == KindCorrection {
+		return fmt.Sprintf("Rejecting leaves the drift of *%s* as it is.", Free(t.Pipeline))
+	}
+	return fmt.Sprintf("Rejecting *%s* ends the rollout of *%s*. What it wrote in this environment is rolled back.", Free(t.Environment), Free(t.Pipeline))
+}
+
+// byHand is how the same is approved on the command line.
+func byHand(t Target, g Gate) string {
+	if t.Kind == KindCorrection {
+		return "portcullis drift correct approve " + t.Pipeline + " --evidence " + short(g.Evidence)
+	}
+	return "portcullis rollout approve " + t.Pipeline + " --environment " + g.Environment + " --evidence " + short(g.Evidence)
+}
+
 // DetailsModal tells of a gate what does not fit into its message.
 func DetailsModal(v View, t Target) slackgo.ModalViewRequest {
-	blocks := []slackgo.Block{section(revision(v))}
+	blocks := []slackgo.Block{section(subject(v))}
 	if g := v.Gate; g != nil && g.Environment == t.Environment {
-		blocks = append(blocks, section(approvals(*g)), section("*Changes in "+Free(g.Environment)+":* "+InWords(g.Changes)))
+		blocks = append(blocks, section(approvals(*g)))
+		if v.Kind == "" {
+			blocks = append(blocks, section("*Changes in "+Free(g.Environment)+":* "+InWords(g.Changes)))
+		}
 		for _, k := range []struct {
 			word string
 			of   Objects
@@ -41,7 +59,7 @@ func DetailsModal(v View, t Target) slackgo.ModalViewRequest {
 				blocks = append(blocks, section("*"+k.word+"*\n"+listed(k.of)))
 			}
 		}
-		blocks = append(blocks, section("On the command line:\n"+code("portcullis rollout approve "+t.Pipeline+" --environment "+g.Environment+" --evidence "+short(g.Evidence))))
+		blocks = append(blocks, section("On the command line:\n"+code(byHand(t, *g))))
 	} else {
 		blocks = append(blocks, section("This gate no longer waits."))
 	}

@@ -109,16 +109,16 @@ func TestEveryMessageIsValidAndSafe(t *testing.T) {
 			}
 			return s
 		})
-		v.Pipeline = "policies"
+		v.Pipeline, v.Kind = "policies", []Kind{"", KindCorrection}[r.IntN(2)]
 		v.Rollout, v.Revision = "run", strings.Repeat("c", 40)
 		if v.Gate != nil {
 			v.Gate.Environment, v.Gate.Evidence = "prod", strings.Repeat("f", 64)
 		}
-		text, blocks := Message(v, "prod")
+		text, blocks := Message(v, "prod", "")
 		raw, err := json.Marshal(slackgo.Blocks{BlockSet: blocks})
 		require.NoError(t, err)
 		require.Empty(t, slacktest.Blocks(raw, 50))
-		modal, err := json.Marshal(DetailsModal(v, Target{Pipeline: "policies", Environment: "prod"}))
+		modal, err := json.Marshal(DetailsModal(v, Target{Kind: v.Kind, Pipeline: "policies", Environment: "prod"}))
 		require.NoError(t, err)
 		require.Empty(t, slacktest.Modal(modal))
 		safe(t, text+string(raw)+string(modal)+strings.Join(Lines(View{}, v), "\n"))
@@ -174,4 +174,14 @@ func TestLinesTellTheStory(t *testing.T) {
 		v.Environments[1].Back = &Back{Kind: "last-verified", Revision: strings.Repeat("d", 40), Live: true}
 	}))
 	require.Empty(t, step(func(*View) {}))
+}
+
+func marshal(t *testing.T, blocks []slackgo.Block) string {
+	t.Helper()
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	require.NoError(t, e.Encode(slackgo.Blocks{BlockSet: blocks}))
+	require.Empty(t, slacktest.Blocks([]byte(b.String()), 50))
+	return b.String()
 }

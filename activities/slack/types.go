@@ -1,13 +1,20 @@
 package slack
 
-import "time"
+import (
+	"time"
+
+	"portcullis.dev/portcullis/rancher/drift"
+)
 
 // View is what Slack may know of a rollout: every text of a message is made from
 // it and from nothing else. It holds no reasons, flows, addresses, pods or nodes;
 // what people wrote in it (subjects, reasons of decisions) goes through Clean.
 type View struct {
+	// Kind is empty for a rollout.
+	Kind     Kind   `json:"kind,omitempty"`
 	Pipeline string `json:"pipeline"`
-	// Rollout is the first run of the rollout: one that is started later has another.
+	// Rollout is the first run of the rollout, or of the correction: one that is started
+	// later has another.
 	Rollout   string `json:"rollout"`
 	State     string `json:"state"`
 	Revision  string `json:"revision,omitempty"`
@@ -25,6 +32,25 @@ type View struct {
 	Gate *Gate `json:"gate,omitempty"`
 	// Temporal is the address of the rollout in the Temporal UI, or empty.
 	Temporal string `json:"temporal,omitempty"`
+	// Now is when this is shown; zero in a view that waits to be.
+	Now time.Time `json:"now,omitzero"`
+	// Drift is what a correction is about; its GitRepos are the Environments.
+	Drift *Drift `json:"drift,omitempty"`
+}
+
+// Kind is what a gate is one of.
+type Kind string
+
+// KindCorrection is the gate of a correction of drift.
+const KindCorrection Kind = "correction"
+
+// Drift is what a correction is to put right.
+type Drift struct {
+	// Findings counts what Fleet can put right, and Left what it cannot.
+	Findings int `json:"findings"`
+	Left     int `json:"left,omitempty"`
+	// Briefs are some of both, MostBriefs at most.
+	Briefs []drift.Brief `json:"briefs,omitempty"`
 }
 
 // Said is who said something, how and why.
@@ -56,10 +82,19 @@ type Environment struct {
 	Pairs    int    `json:"pairs,omitempty"`
 	Failing  int    `json:"failing,omitempty"`
 	Evidence string `json:"evidence,omitempty"`
+	// Soaking is the soak that goes on; nil where none does.
+	Soaking *Soaking `json:"soaking,omitempty"`
 	// Soak is how long it was watched after it was live; LiveAt is since when.
 	Soak   time.Duration `json:"soak,omitempty"`
 	LiveAt time.Time     `json:"liveAt,omitzero"`
 	Back   *Back         `json:"back,omitempty"`
+}
+
+// Soaking is a soak, of a wave or of a whole environment.
+type Soaking struct {
+	Wave  string    `json:"wave,omitempty"`
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"`
 }
 
 // Back is what a rollback put back.
@@ -87,8 +122,51 @@ type Gate struct {
 	From    string  `json:"from,omitempty"`
 	// Compare is the address of the comparison in Git, or empty.
 	Compare string `json:"compare,omitempty"`
-	// Measured is how many clusters were measured before the change.
-	Measured int `json:"measured,omitempty"`
+	// Measured is how many clusters were measured before the change, and Matrix what was found.
+	Measured int     `json:"measured,omitempty"`
+	Matrix   *Matrix `json:"matrix,omitempty"`
+}
+
+// Matrix is what was measured in an environment before the change: a row for each
+// requirement, a column for each cluster.
+type Matrix struct {
+	Rows []MatrixRow `json:"rows"`
+	// Clusters is how many there are, of which the first MostColumns are columns.
+	Clusters int `json:"clusters"`
+	// Left is how many requirements have no row.
+	Left int `json:"left,omitempty"`
+}
+
+// MatrixRow is one requirement.
+type MatrixRow struct {
+	Name string `json:"name"`
+	// Cells has a letter for each column, and Unmet some of the clusters where it does not hold.
+	Cells string   `json:"cells"`
+	Unmet []string `json:"unmet,omitempty"`
+}
+
+// The letters of a cell.
+const (
+	CellMet     = 'm' // as required
+	CellUnmet   = 'u' // not as required, which the change may be for
+	CellUnknown = '-' // not measured, or nothing there to measure
+)
+
+// Bounds of a matrix.
+const (
+	MostColumns = 48
+	MostRows    = 20
+	// MostUnmet bounds MatrixRow.Unmet.
+	MostUnmet = 3
+)
+
+// Picture is the file in Slack that shows a matrix.
+type Picture struct {
+	// Of is the hash of the matrix, and File Slack's ID of the file; without it there is no
+	// picture, and Error says why.
+	Of    string `json:"of"`
+	File  string `json:"file,omitempty"`
+	Error string `json:"error,omitempty"`
 }
 
 // Changes are the objects that a revision adds, changes and removes.
@@ -114,6 +192,8 @@ type MessageInput struct {
 	At          string `json:"at,omitempty"`
 	Environment string `json:"environment"`
 	View        View   `json:"view"`
+	// Picture is what the answer to the last one had.
+	Picture *Picture `json:"picture,omitempty"`
 }
 
 // LinesInput asks for lines in a thread, or, with no thread, for a message of its own.
@@ -131,4 +211,6 @@ type Posted struct {
 	Channel string `json:"channel"`
 	// At is Slack's ts, by which a message is known in its channel.
 	At string `json:"at"`
+	// Picture is the one that the message shows, to be given with the next change of it.
+	Picture *Picture `json:"picture,omitempty"`
 }

@@ -29,7 +29,7 @@ func (c *clone) resolve(ref string) (*Revision, error) {
 	}
 	commit := head
 	if ref = strings.TrimSpace(ref); ref != "" {
-		if commit, err = c.find(ref, head); err != nil {
+		if commit, err = c.find(ref); err != nil {
 			return nil, err
 		}
 	}
@@ -70,7 +70,7 @@ func (c *clone) branch(name string) (*object.Commit, error) {
 }
 
 // find returns the commit that a full hash, a tag or a branch names.
-func (c *clone) find(ref string, head *object.Commit) (*object.Commit, error) {
+func (c *clone) find(ref string) (*object.Commit, error) {
 	if hex := strings.ToLower(ref); rancher.FullCommit(hex) {
 		commit, err := c.repo.CommitObject(plumbing.NewHash(hex))
 		if errors.Is(err, plumbing.ErrObjectNotFound) {
@@ -98,7 +98,7 @@ func (c *clone) find(ref string, head *object.Commit) (*object.Commit, error) {
 		}
 		return commit, nil
 	}
-	return nil, c.unknown(ref, head)
+	return nil, c.unknown(ref)
 }
 
 func (c *clone) tag(name string) (*object.Commit, error) {
@@ -125,7 +125,7 @@ func (c *clone) tag(name string) (*object.Commit, error) {
 
 // unknown refuses what is neither a commit, a tag nor a branch. A short commit
 // may mean another one tomorrow, so it is refused with the full one named.
-func (c *clone) unknown(ref string, head *object.Commit) error {
+func (c *clone) unknown(ref string) error {
 	hex := strings.ToLower(ref)
 	if len(hex) < shortest || len(hex) >= 40 || strings.Trim(hex, "0123456789abcdef") != "" {
 		return errs.NotFound("revision %s is not in %s", ref, c.shown())

@@ -95,7 +95,7 @@ func (a *Activities) RemoveAgent(ctx context.Context, in AgentInput) error {
 		case removed != "" && ns.UID != removed:
 			// A migration that needs it has made it anew.
 			return "", nil
-		case ns.Labels[managedLabel] != fieldManager:
+		case !IsOurs(ns):
 			return "", a.removeFrom(ctx, kube)
 		case ns.DeletionTimestamp != nil:
 			removed = ns.UID

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -139,7 +140,8 @@ func TestErrorsOfTheCluster(t *testing.T) {
 			if errs.TypeOf(err) != tc.want || strings.Contains(errs.Message(err), "\n") || !strings.Contains(errs.Message(err), "dev") {
 				t.Errorf("%v", err)
 			}
-			if app, ok := err.(*temporal.ApplicationError); ok && !app.NonRetryable() {
+			var app *temporal.ApplicationError
+			if errors.As(err, &app) && !app.NonRetryable() {
 				t.Errorf("%v would be retried", err)
 			}
 		})

@@ -45,7 +45,7 @@ func (a *Activities) apply(ctx context.Context, kube kubernetes.Interface) error
 func ApplyNamespace(ctx context.Context, kube kubernetes.Interface, name string) error {
 	ns, err := kube.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	switch {
-	case err == nil && ns.Labels[managedLabel] != fieldManager:
+	case err == nil && !IsOurs(ns):
 		return nil
 	case err != nil && !apierrors.IsNotFound(err):
 		return err
@@ -59,6 +59,9 @@ func ApplyNamespace(ctx context.Context, kube kubernetes.Interface, name string)
 	}), metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 	return err
 }
+
+// IsOurs tells whether ApplyNamespace made a namespace.
+func IsOurs(ns *corev1.Namespace) bool { return ns.Labels[managedLabel] == fieldManager }
 
 func objectLabels() map[string]string {
 	return map[string]string{"app.kubernetes.io/name": agentName, managedLabel: fieldManager}

@@ -290,6 +290,13 @@ func TestScope(t *testing.T) {
 		"as it was verified": {repo: edited(func(*fleet.GitRepo) {})},
 		"staged":             {repo: repo(t, "np-prod", staged, verified), moving: "a rollout has staged 222222222222"},
 		"released":           {repo: repo(t, "np-prod", released, verified), moving: "a rollout has put 222222222222 there, and has not verified it"},
+		"being corrected": {repo: edited(func(r *fleet.GitRepo) {
+			r.Annotations[rancher.AnnotationCorrecting] = `{"by":"c1","at":"2026-11-23T11:00:00Z"}`
+		}), moving: "a correction of drift has Fleet apply it again"},
+		"a correction that was cut short": {repo: edited(func(r *fleet.GitRepo) {
+			r.Annotations[rancher.AnnotationCorrecting] = `{"by":"c1","at":"2026-11-23T01:00:00Z"}`
+			r.Spec.CorrectDrift = &fleet.CorrectDrift{Enabled: true, Force: true}
+		}), change: `spec.correctDrift: {"enabled":true,"force":true}, wished null`},
 		"never verified": {repo: edited(func(r *fleet.GitRepo) {
 			delete(r.Annotations, rancher.AnnotationVerified)
 			delete(r.Annotations, rancher.AnnotationEvidence)
@@ -310,6 +317,7 @@ func TestScope(t *testing.T) {
 				},
 				GitRepos:  []fleet.GitRepo{c.repo, {ObjectMeta: metav1.ObjectMeta{Name: "other"}}},
 				Delivered: map[string][]string{"np-prod": {"a", "c"}},
+				Now:       time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
 			})
 			if err != nil {
 				t.Fatal(err)

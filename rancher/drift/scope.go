@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,6 +41,7 @@ type ScopeRequest struct {
 	GitRepos     []fleet.GitRepo
 	// Delivered has the names of the clusters that Fleet has BundleDeployments for, by GitRepo.
 	Delivered map[string][]string
+	Now       time.Time
 }
 
 // Scope decides what an audit looks at: every cluster of the environments once, with the
@@ -158,6 +160,10 @@ func unitOf(req ScopeRequest, env rancher.Environment, repo *fleet.GitRepo) Unit
 			u.Moving = fmt.Sprintf("a rollout has put %s there, and has not verified it", short(w.Revision))
 		}
 	}
+	// One that was cut short is told below, as an edit.
+	if c, err := rancher.ReadCorrecting(repo); err == nil && c != nil && !c.Stale(req.Now) && u.Moving == "" {
+		u.Moving = "a correction of drift has Fleet apply it again"
+	}
 	if u.Revision == "" && u.Moving == "" {
 		u.Unknown = fmt.Sprintf("GitRepo %s has no verified revision to compare with", repo.Name)
 	}
@@ -187,6 +193,13 @@ func edits(req ScopeRequest, env rancher.Environment, repo *fleet.GitRepo) ([]Ch
 	add("metadata.labels."+rancher.LabelEnvironment, env.Name, repo.Labels[rancher.LabelEnvironment])
 	if rancher.RedactURL(repo.Spec.Repo) != rancher.RedactURL(req.Source.Repo) {
 		add("spec.repo", rancher.RedactURL(req.Source.Repo), rancher.RedactURL(repo.Spec.Repo))
+	}
+	c, err := rancher.ReadCorrecting(repo)
+	if err != nil {
+		return out, err.Error()
+	}
+	if c != nil && c.Stale(req.Now) {
+		out = append(out, Change{Path: "spec.correctDrift", Wished: clip(encode(c.Had), maxShown), Live: clip(encode(repo.Spec.CorrectDrift), maxShown)})
 	}
 	w, err := rancher.ReadWritten(repo)
 	switch {

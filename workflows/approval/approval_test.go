@@ -43,7 +43,7 @@ func from(people []string, groups ...string) rancher.Approvers {
 func TestOnePersonByAnyName(t *testing.T) {
 	for by, want := range map[string]string{
 		"alex": "alex", " Alex ": "alex", "U012AB3CD": "alex", "u012ab3cd": "alex", "Alex@Example.org": "alex",
-		"zoe": "zoe", "zoe  smith": "zoe smith", "u0zzzzzz": "U0ZZZZZZ",
+		"zoe": "zoe", "zoe  smith": "zoe smith", "ubuntu": "ubuntu",
 	} {
 		got, known := Name(people, by)
 		require.Equal(t, want, got, by)
@@ -144,7 +144,7 @@ func TestGroups(t *testing.T) {
 	}}, "")
 	require.False(t, Unresolved(g.Voters))
 	taken("sam", "sam")
-	taken("u999", "U999")
+	taken("u999", "u999")
 	refused("kim", "kim may not approve prod: kim started this rollout")
 	refused("U666", "U666 may not approve prod: alex, Slack's @platform or Slack's group S2 may, as of 12:00 UTC")
 	refused("ci", "ci may not approve prod: alex, Slack's @platform or Slack's group S2 may; spec.people has no Slack user for ci")
@@ -304,4 +304,35 @@ func TestASlackUserWhomNobodyNamedIsNotEveryone(t *testing.T) {
 	d, err := Approve(g, people, slackUser, noon)
 	require.NoError(t, err)
 	require.Equal(t, "alex", d.By)
+}
+
+// Whom the file gives no Slack user may be any member of a group whom it does not name:
+// nobody gets a second vote, or around being excluded, by pressing a button.
+func TestMembersOfGroupsWhoMayBeSomebodyElse(t *testing.T) {
+	members := slack.Groups{At: noon, Groups: []slack.Group{{ID: "S1", Users: []string{"U999", "U045EF6GH"}}}}
+	for name, c := range map[string]struct {
+		rules  rancher.Approvals
+		origin Origin
+		want   string
+	}{
+		"excluded": {rancher.Approvals{Required: 1, From: from(nil, "S1"), Exclude: []rancher.Exclusion{rancher.ExcludeStarter}}, Origin{StartedBy: "ci"},
+			"U999 may not approve prod: spec.people does not say whose Slack user that is, and has none for ci"},
+		"named": {rancher.Approvals{Required: 2, From: from([]string{"ci"}, "S1")}, origin,
+			"U999 may not approve prod: spec.people does not say whose Slack user that is, and has none for ci"},
+		"neither": {rancher.Approvals{Required: 1, From: from(nil, "S1")}, Origin{StartedBy: "ci"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := gate(t, c.rules, c.origin)
+			Resolve(g.Voters, members, "")
+			_, err := Approve(g, people, vote("sam"), noon)
+			require.NoError(t, err, "it is known who that is")
+			_, err = Approve(g, people, vote("U999"), noon)
+			if c.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.Equal(t, errs.TypeNotEntitled, errs.TypeOf(err))
+			require.Equal(t, c.want, errs.Message(err))
+		})
+	}
 }

@@ -60,7 +60,11 @@ func Reject(g *contract.GateState, people []contract.Person, d contract.Decision
 	}
 	if g.Voters == nil || excluded(g.Voters, d.By) == nil {
 		if reason := entitled(g.Voters, g.Environment, people, d.By, true); reason != "" {
-			return d, errs.NotEntitled("%s; `portcullis rollout abort` is open to everyone", strings.Replace(reason, "may not approve", "may not reject", 1))
+			reason = strings.Replace(reason, "may not approve", "may not reject", 1)
+			if g.Environment != contract.GateCorrection {
+				reason += "; `portcullis rollout abort` is open to everyone"
+			}
+			return d, errs.NotEntitled("%s", reason)
 		}
 	}
 	if len(d.Evidence) > 0 && !strings.HasPrefix(g.Evidence.Hash, strings.ToLower(d.Evidence)) {
@@ -92,6 +96,16 @@ func Sign(people []contract.Person, d contract.Decision) (contract.Decision, err
 	d.By, _ = Name(people, d.By)
 	d.Via, d.Known = Via(d.Via), Known(d.Known)
 	return d, nil
+}
+
+// Signed is Sign for a decision that was refused: of one that is not well-formed
+// nothing is repeated.
+func Signed(people []contract.Person, d contract.Decision) contract.Decision {
+	if WellFormed(d) != nil {
+		d = contract.Decision{}
+	}
+	d, _ = Sign(people, d)
+	return d
 }
 
 func meant(g *contract.GateState, d contract.Decision) error {

@@ -19,14 +19,10 @@ func Name(people []contract.Person, by string) (name string, known bool) {
 	if p := find(people, by); p != nil {
 		return p.Name, true
 	}
-	if userID.MatchString(by) {
-		by = strings.ToUpper(by)
-	}
 	return by, false
 }
 
-// userID is the ID of a Slack user. Everything that looks like one is compared in
-// upper case.
+// userID is the ID of a Slack user, in upper or lower case.
 var userID = regexp.MustCompile(`^[UWuw][A-Za-z0-9]{2,20}$`)
 
 func find(people []contract.Person, by string) *contract.Person {

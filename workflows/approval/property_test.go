@@ -21,7 +21,9 @@ type human struct {
 	listed   bool
 	named    bool
 	excluded bool
-	user     string
+	// user is who they are in Slack; linked is that the file says so.
+	user   string
+	linked bool
 	// group is whether they are in the group now; seen is what Slack last said of it.
 	group, seen bool
 }
@@ -37,8 +39,8 @@ type town struct {
 	// hash counts the evidence up; down is true while Slack does not answer.
 	hash int
 	down bool
-	// given is the evidence that each human's standing approval was given for.
-	given map[*human]string
+	// given is each human's standing approval: under which name, and of which evidence.
+	given map[*human]contract.Decision
 	now   time.Time
 }
 
@@ -68,7 +70,7 @@ func TestRandomVotes(t *testing.T) {
 }
 
 func newTown(t *testing.T, seed uint64) *town {
-	w := &town{Rand: rand.New(rand.NewPCG(seed, 4)), t: t, seed: seed, given: map[*human]string{}, now: noon}
+	w := &town{Rand: rand.New(rand.NewPCG(seed, 4)), t: t, seed: seed, given: map[*human]contract.Decision{}, now: noon}
 	rules := rancher.Approvals{Required: 1 + w.IntN(3)}
 	if w.IntN(2) == 0 {
 		rules.From.Groups = []string{"S1"}
@@ -102,8 +104,10 @@ func (w *town) add(i int, rules *rancher.Approvals) {
 	p := contract.Person{Name: h.names[0]}
 	if w.IntN(3) > 0 {
 		h.user = fmt.Sprintf("U%03d", i)
-		p.Slack = h.user
 		h.names = append(h.names, h.user)
+		if h.linked = w.IntN(8) > 0; h.linked {
+			p.Slack = h.user
+		}
 	}
 	address := fmt.Sprintf("p%d@example.com", i)
 	if h.listed {
@@ -175,18 +179,28 @@ func (w *town) resolve() {
 	}
 	Resolve(w.gate.Voters, slack.Groups{At: w.now, Groups: []slack.Group{g}}, "")
 	Renew(w.gate, w.people, w.gate.Evidence)
-	for h := range w.given {
-		if !w.may(h) {
+	for h, d := range w.given {
+		if !w.may(h, d.By) {
 			delete(w.given, h)
 		}
 	}
 }
 
-// may says, from what is true of a human, whether an approval of theirs counts.
-func (w *town) may(h *human) bool {
+// may says, from what is true of a human, whether an approval of theirs counts that they
+// give under a name. A Slack user whom the file gives nobody may be whoever has none in it.
+func (w *town) may(h *human, by string) bool {
 	v := w.gate.Voters
+	bare := strings.EqualFold(strings.TrimSpace(by), h.user)
 	switch {
 	case h.excluded:
+		return false
+	case len(v.Groups) > 0 && bare && !(h.listed && h.linked):
+		return h.seen && !slices.ContainsFunc(w.humans, func(o *human) bool {
+			return o.listed && !(o.user != "" && o.linked) && (o.named || o.excluded)
+		})
+	case len(v.Groups) > 0 && !h.named && !h.linked:
+		return false
+	case bare && h.listed && !h.linked:
 		return false
 	case len(w.people) == 0 && len(v.Groups) == 0:
 		return true
@@ -207,7 +221,8 @@ func (w *town) anyoneNamed() bool {
 func (w *town) vote() {
 	h := w.humans[w.IntN(len(w.humans))]
 	hash := w.gate.Evidence.Hash
-	d := contract.Decision{By: w.anyName(h), Evidence: hash[:12+w.IntN(53)]}
+	by := w.anyName(h)
+	d := contract.Decision{By: by, Evidence: hash[:12+w.IntN(53)]}
 	old := w.IntN(5) == 0
 	if old {
 		d.Evidence = fmt.Sprintf("%064x", (w.hash+1)*7919)
@@ -218,7 +233,7 @@ func (w *town) vote() {
 	byGroup := !h.named && len(w.gate.Voters.Groups) > 0
 	want := ""
 	switch {
-	case !w.may(h) || byGroup && w.down:
+	case !w.may(h, by) || byGroup && w.down:
 		want = errs.TypeNotEntitled
 	case twice:
 		want = errs.TypeApproved
@@ -231,7 +246,7 @@ func (w *town) vote() {
 		w.t.Errorf("seed %d: %s: %v (%q), want %q; human %+v, gate %+v", w.seed, d.By, err, got, want, *h, *w.gate.Voters)
 	}
 	if err == nil {
-		w.given[h] = hash
+		w.given[h] = contract.Decision{By: by, Evidence: hash}
 		w.gate.Votes = append(w.gate.Votes, d)
 	}
 	if w.IntN(20) == 0 {
@@ -245,8 +260,8 @@ func (w *town) check() {
 	if got, want := Count(w.gate, w.people), len(w.given); got != want {
 		w.t.Errorf("seed %d: %d approvals count, and %d people gave one: %+v", w.seed, got, want, w.gate.Votes)
 	}
-	for h, hash := range w.given {
-		if !w.may(h) || hash != w.gate.Evidence.Hash {
+	for h, d := range w.given {
+		if !w.may(h, d.By) || d.Evidence != w.gate.Evidence.Hash {
 			w.t.Errorf("seed %d: the approval of %v counts", w.seed, h.names)
 		}
 	}

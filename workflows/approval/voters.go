@@ -39,10 +39,24 @@ func Voters(environment string, people []contract.Person, a rancher.Approvals, o
 		}
 	}
 	v.People = slices.DeleteFunc(v.People, func(name string) bool { return excluded(v, name) != nil })
+	if len(v.Groups) > 0 {
+		v.Unlinked = unlinked(v, people)
+	}
 	if !v.Anyone && len(v.Groups) == 0 && len(v.People) < a.Required {
 		return nil, errs.Invalid("the gate of %s could never open: it needs %d, and %s", environment, a.Required, left(v))
 	}
 	return v, nil
+}
+
+// unlinked are those by name who have no Slack user in the file.
+func unlinked(v *contract.Voters, people []contract.Person) []string {
+	var out []string
+	for _, p := range people {
+		if p.Slack == "" && (slices.Contains(v.People, p.Name) || excluded(v, p.Name) != nil) {
+			out = append(out, p.Name)
+		}
+	}
+	return out
 }
 
 func exclude(v *contract.Voters, environment string, people []contract.Person, e rancher.Exclusion, o Origin) error {
@@ -136,7 +150,10 @@ func entitled(v *contract.Voters, environment string, people []contract.Person, 
 	if id != "" && slices.ContainsFunc(v.Groups, func(g contract.Group) bool {
 		return !(now && g.Error != "") && slices.Contains(g.Members, id)
 	}) {
-		return ""
+		if len(v.Unlinked) == 0 || find(people, name) != nil {
+			return ""
+		}
+		return fmt.Sprintf("%s may not approve %s: spec.people does not say whose Slack user that is, and has none for %s", name, environment, list(v.Unlinked, "and"))
 	}
 	reason := fmt.Sprintf("%s may not approve %s: %s may", name, environment, Who(v))
 	switch {
@@ -184,6 +201,9 @@ func Terms(v *contract.Voters) string {
 	line := "from " + Who(v)
 	for _, x := range v.Excluded {
 		line += "; not from " + x.Name + ", who " + x.Why
+	}
+	if len(v.Unlinked) > 0 {
+		line += "; of groups, only from those in spec.people, which has no Slack user for " + list(v.Unlinked, "and")
 	}
 	return line
 }

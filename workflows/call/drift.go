@@ -2,10 +2,13 @@ package call
 
 import (
 	"fmt"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/audit"
+	"portcullis.dev/portcullis/activities/deliver"
+	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/options"
 )
@@ -25,4 +28,16 @@ func DriftClusters(ctx workflow.Context, in audit.BatchInput) (audit.Batch, erro
 // DriftRecord tells the metrics how an audit ended.
 func DriftRecord(ctx workflow.Context, in audit.Tally) error {
 	return do(options.Tell(ctx, "metrics of "+in.Pipeline), contract.ActDriftRecord, in)
+}
+
+// Correct has Fleet apply a unit again, and waits for it, at most for timeout.
+func Correct(ctx workflow.Context, in deliver.CorrectInput, timeout time.Duration) error {
+	in.Timeout = timeout
+	return do(options.Wait(ctx, timeout, "apply "+unit(in.UnitInput)+" again"), contract.ActCorrect, in)
+}
+
+// Uncorrect puts back what Correct changed of the GitRepo.
+func Uncorrect(ctx workflow.Context, in deliver.CorrectInput) error {
+	in.Timeout = rancher.DefaultSettleTimeout
+	return do(options.Undo(ctx, in.Timeout, "stop correcting "+in.Unit.GitRepo), contract.ActUncorrect, in)
 }

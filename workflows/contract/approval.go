@@ -24,6 +24,9 @@ type Voters struct {
 	Groups []Group  `json:"groups,omitempty"`
 	// Excluded are those who may not, though they are named or in a group.
 	Excluded []Excluded `json:"excluded,omitempty"`
+	// Unlinked are those who may or may not approve by name, and of whom it is not known
+	// which Slack user they are: any member of a group whom nobody named may be one of them.
+	Unlinked []string `json:"unlinked,omitempty"`
 }
 
 // Group is a Slack user group as it was when the gate was last looked at.

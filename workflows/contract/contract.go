@@ -76,6 +76,8 @@ const (
 	SignalResume = "resume"
 	// SignalStop carries the reason (a string) of a cancellation that follows.
 	SignalStop = "stop"
+	// SignalSoak goes from a PromoteEnvironment to its Rollout, with a Soaking, when a soak begins.
+	SignalSoak = "soak"
 )
 
 // MinEvidence is how many characters of an evidence hash a vote must give.
@@ -170,6 +172,17 @@ type EnvironmentState struct {
 	Name   string         `json:"name"`
 	State  State          `json:"state"`
 	Result *PromoteResult `json:"result,omitempty"`
+	// Soaking is the last soak that began in it; nil before, and once it has ended.
+	Soaking *Soaking `json:"soaking,omitempty"`
+}
+
+// Soaking is a soak: since when, and until when unless it fails or is paused.
+type Soaking struct {
+	Environment string `json:"environment"`
+	// Wave is empty for the soak of the whole environment.
+	Wave  string    `json:"wave,omitempty"`
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"`
 }
 
 // Evidence is what an approver approves. Hash is over the rest.

@@ -88,6 +88,17 @@ type Drift struct {
 	// Probes asks that the requirements are measured too.
 	Probes bool          `json:"probes,omitempty"`
 	Ignore []DriftIgnore `json:"ignore,omitempty"`
+	// Correct asks that Fleet puts right what a scheduled audit finds, once people have
+	// approved that; nil means that nothing is ever corrected.
+	Correct *DriftCorrect `json:"correct,omitempty"`
+}
+
+// DriftCorrect is the gate of a correction of drift.
+type DriftCorrect struct {
+	// Approvals is how many people of the pipeline must agree, at least one.
+	Approvals int `json:"approvals"`
+	// Timeout ends a correction that was not approved by then; 0 means never.
+	Timeout metav1.Duration `json:"timeout,omitzero"`
 }
 
 // DriftIgnore is drift that is known and not reported. Every field that is given must match.

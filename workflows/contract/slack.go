@@ -22,6 +22,21 @@ const (
 	SignalSlack = "slack"
 )
 
+// NoticeWorkflow says something in a channel, however long Slack is away. Whoever has
+// something to say starts it and does not wait for it.
+const NoticeWorkflow = "SlackNotice"
+
+// NoticeID is the workflow ID of what says how an audit of a pipeline ended.
+func NoticeID(pipeline, run string) string { return "slack/drift/" + pipeline + "/" + run }
+
+// NoticeInput starts a SlackNotice.
+type NoticeInput struct {
+	Pipeline string `json:"pipeline"`
+	Channel  string `json:"channel"`
+	// Lines are mrkdwn, as slack.LinesInput has them.
+	Lines []string `json:"lines"`
+}
+
 // Activities of a SlackGate.
 const (
 	ActSlackMessage = "slack.Message"
@@ -37,8 +52,9 @@ type SlackInput struct {
 
 // SlackViews are how a rollout looked, oldest first, and where it is shown.
 type SlackViews struct {
-	// From is the rollout's workflow ID.
+	// From is the rollout's workflow ID, and Run which of its runs says so.
 	From  string       `json:"from"`
+	Run   string       `json:"run,omitempty"`
 	Slack Slack        `json:"slack"`
 	Views []slack.View `json:"views"`
 }
@@ -58,6 +74,7 @@ type SlackState struct {
 // SlackCarried is what of a SlackGate survives continue-as-new.
 type SlackCarried struct {
 	From  string `json:"from"`
+	Run   string `json:"run,omitempty"`
 	Slack Slack  `json:"slack"`
 	// Shown is the newest view that came.
 	Shown slack.View `json:"shown"`
@@ -87,6 +104,7 @@ type SlackMessage struct {
 	Since time.Time `json:"since"`
 	// Escalation is set on the message in the escalation channel.
 	Escalation bool `json:"escalation,omitempty"`
-	// Told is the view that it shows; nil before the first time.
-	Told *slack.View `json:"told,omitempty"`
+	// Told is the view that it shows, nil before the first time, and ToldAt since when.
+	Told   *slack.View `json:"told,omitempty"`
+	ToldAt time.Time   `json:"toldAt,omitzero"`
 }

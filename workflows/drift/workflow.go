@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/audit"
+	"portcullis.dev/portcullis/activities/slack"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/rancher/drift"
@@ -69,11 +70,15 @@ type auditing struct {
 	name   string
 	status contract.DriftStatus
 	result contract.DriftResult
+	// fix is what of the findings Fleet can put right, and briefs are some of them all.
+	fix    drift.Fix
+	briefs []drift.Brief
 }
 
-func (a *auditing) scope() audit.ScopeInput {
-	spec := a.in.Pipeline.Spec
-	return audit.ScopeInput{Pipeline: a.name, Source: spec.Source, Environments: spec.Environments, Ignores: Ignores(spec.Drift)}
+func (a *auditing) scope() audit.ScopeInput { return scopeOf(a.in.Pipeline) }
+
+func scopeOf(p contract.Pipeline) audit.ScopeInput {
+	return audit.ScopeInput{Pipeline: p.Metadata.Name, Source: p.Spec.Source, Environments: p.Spec.Environments, Ignores: Ignores(p.Spec.Drift)}
 }
 
 // Ignores are those of a pipeline file.
@@ -120,6 +125,20 @@ func (a *auditing) clusters(ctx workflow.Context, scope audit.Scope) map[string]
 	for _, b := range batches {
 		a.status.Total += len(b.unit.Clusters)
 	}
+	audited(ctx, a.scope(), batches, func(n int) {
+		a.status.Done += n
+		workflow.SetCurrentDetails(ctx, fmt.Sprintf("### %s: auditing\n\n%d of %s\n", a.name, a.status.Done, story.Count(a.status.Total, "cluster")))
+	})
+	measurable := map[string][]rancher.Cluster{}
+	for _, b := range batches {
+		measurable[b.unit.Environment] = append(measurable[b.unit.Environment], a.merge(b)...)
+	}
+	return measurable
+}
+
+// audited audits batches, a bounded number at a time, and calls done after each with how many clusters
+// it had.
+func audited(ctx workflow.Context, in audit.ScopeInput, batches []*batch, done func(clusters int)) {
 	budget := max(resultBudget/max(len(batches), 1), leastBudget)
 	slots := workflow.NewSemaphore(ctx, options.AuditsAtOnce)
 	group := workflow.NewWaitGroup(ctx)
@@ -131,17 +150,11 @@ func (a *auditing) clusters(ctx workflow.Context, scope audit.Scope) map[string]
 				return
 			}
 			defer slots.Release(1)
-			b.out, b.err = call.DriftClusters(ctx, audit.BatchInput{Pipeline: a.name, Unit: b.unit, Ignores: a.scope().Ignores, Budget: budget})
-			a.status.Done += len(b.unit.Clusters)
-			workflow.SetCurrentDetails(ctx, fmt.Sprintf("### %s: auditing\n\n%d of %s\n", a.name, a.status.Done, story.Count(a.status.Total, "cluster")))
+			b.out, b.err = call.DriftClusters(ctx, audit.BatchInput{Pipeline: in.Pipeline, Unit: b.unit, Ignores: in.Ignores, Budget: budget})
+			done(len(b.unit.Clusters))
 		})
 	}
 	group.Wait(ctx)
-	measurable := map[string][]rancher.Cluster{}
-	for _, b := range batches {
-		measurable[b.unit.Environment] = append(measurable[b.unit.Environment], a.merge(b)...)
-	}
-	return measurable
 }
 
 // repos takes what was found about GitRepos.
@@ -155,6 +168,7 @@ func (a *auditing) repos(units []drift.Unit) {
 			}
 			a.result.Findings[f.Category]++
 			a.result.Digest.AddFinding("", f)
+			a.briefly([]drift.Brief{drift.BriefOf("", f)})
 			if len(a.result.GitRepos) < maxRepos {
 				a.result.GitRepos = append(a.result.GitRepos, *f)
 			}
@@ -191,6 +205,8 @@ func (a *auditing) merge(b *batch) []rancher.Cluster {
 	a.result.Ignored += b.out.Ignored
 	a.result.Requests = max(a.result.Requests, b.out.Requests)
 	a.result.Digest.Join(b.out.Digest)
+	a.fix.Join(b.out.Fix)
+	a.briefly(b.out.Briefs)
 	a.result.Batches = append(a.result.Batches, b.out.Data)
 	var out []rancher.Cluster
 	for _, c := range b.unit.Clusters {
@@ -199,6 +215,10 @@ func (a *auditing) merge(b *batch) []rancher.Cluster {
 		}
 	}
 	return out
+}
+
+func (a *auditing) briefly(more []drift.Brief) {
+	a.briefs = append(a.briefs, more[:min(len(more), slack.MostBriefs-len(a.briefs))]...)
 }
 
 func (a *auditing) unaudited(b *batch) {
@@ -285,7 +305,7 @@ func (a *auditing) finish(ctx workflow.Context) (contract.DriftResult, error) {
 	r := &a.result
 	r.FinishedAt = workflow.Now(ctx).UTC()
 	r.State, r.Reason = verdict(r)
-	a.since(ctx)
+	before := a.since(ctx)
 	tally := audit.Tally{
 		Pipeline: a.name, States: r.Clusters, Findings: r.Findings, Ignored: r.Ignored, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 	}
@@ -302,22 +322,28 @@ func (a *auditing) finish(ctx workflow.Context) (contract.DriftResult, error) {
 		return *r, err
 	}
 	workflow.SetCurrentDetails(ctx, Markdown(*r))
+	a.tell(ctx, before)
 	return *r, nil
 }
 
+// last is what is read of the result of the audit before.
+type last struct {
+	State      contract.State `json:"state"`
+	Reason     string         `json:"reason"`
+	FinishedAt time.Time      `json:"finishedAt"`
+	Digest     drift.Digest   `json:"digest"`
+}
+
 // since compares with the audit before in the same schedule.
-func (a *auditing) since(ctx workflow.Context) {
+func (a *auditing) since(ctx workflow.Context) (before last) {
 	if !workflow.HasLastCompletionResult(ctx) {
-		return
+		return last{}
 	}
-	var last struct {
-		FinishedAt time.Time    `json:"finishedAt"`
-		Digest     drift.Digest `json:"digest"`
+	if err := workflow.GetLastCompletionResult(ctx, &before); err != nil || before.FinishedAt.IsZero() {
+		return last{}
 	}
-	if err := workflow.GetLastCompletionResult(ctx, &last); err != nil || last.FinishedAt.IsZero() {
-		return
-	}
-	a.result.Since, a.result.Changed = last.FinishedAt, last.Digest != a.result.Digest
+	a.result.Since, a.result.Changed = before.FinishedAt, before.Digest != a.result.Digest
+	return before
 }
 
 // verdict is the state of an audit, and one line about it.

@@ -7,9 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
-	"go.temporal.io/sdk/testsuite"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/rancher/drift"
@@ -22,10 +19,7 @@ import (
 
 func execute(t *testing.T, w *world.World, last *contract.DriftResult) (out contract.DriftResult, err error) {
 	t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(harness.Quiet{})
-	env := suite.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(60 * time.Second)
+	env := harness.Environment()
 	workflows.Register(env)
 	w.Register(env)
 	if last != nil {

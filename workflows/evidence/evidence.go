@@ -119,6 +119,25 @@ func Failing(e probes.Evidence) int {
 	return n
 }
 
+// Holds says of a requirement's last round whether it was as required, whatever was to be
+// judged; known is false where nothing was measured, or not all of it could be.
+func Holds(r probes.RequirementResult) (holds, known bool) {
+	holds = true
+	for _, f := range r.Flows {
+		for outcome, pairs := range f.Outcomes {
+			switch {
+			case pairs == 0:
+			case outcome == probes.Error:
+				return false, false
+			default:
+				known = true
+				holds = holds && meets(r.Expect, outcome)
+			}
+		}
+	}
+	return holds && known, known
+}
+
 // meets is a count's view of an outcome; whether the requirement holds was
 // judged, pair by pair, where it was measured.
 func meets(expect probes.Expect, outcome probes.Outcome) bool {
@@ -143,6 +162,21 @@ func Hash(v any) (string, error) {
 func Gate(e contract.Evidence) (string, error) {
 	e.Hash = ""
 	return Hash(e)
+}
+
+// Correction computes what is approved at the gate of a correction: which GitRepos, as
+// they are now, and every finding that Fleet is to put right.
+func Correction(units []contract.CorrectionUnit) (string, error) {
+	type unit struct {
+		Environment, GitRepo, Revision string
+		Generation                     int64
+		Findings                       string
+	}
+	all := make([]unit, len(units))
+	for i, u := range units {
+		all[i] = unit{u.Environment, u.GitRepo, u.Revision, u.Generation, string(u.Fix.Digest)}
+	}
+	return Hash(all)
 }
 
 // Environment computes an environment's evidence hash: the commit, and per

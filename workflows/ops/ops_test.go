@@ -4,14 +4,12 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
-
-	"go.temporal.io/sdk/testsuite"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/source"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 )
 
@@ -22,9 +20,7 @@ func two() *world.World {
 // execute runs one workflow and returns its error.
 func execute[T any](t *testing.T, w *world.World, name string, in any) (T, error) {
 	t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	env := suite.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(20 * time.Second)
+	env := harness.Environment()
 	workflows.Register(env)
 	w.Register(env)
 	env.ExecuteWorkflow(name, in)
@@ -182,8 +178,7 @@ func TestHold(t *testing.T) {
 
 func hold(t *testing.T, w *world.World, in contract.HoldInput) {
 	t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	env := suite.NewTestWorkflowEnvironment()
+	env := harness.Environment()
 	workflows.Register(env)
 	w.Register(env)
 	env.ExecuteWorkflow(contract.HoldWorkflow, in)

@@ -39,3 +39,13 @@ func Tell(ctx workflow.Context, summary string) workflow.Context {
 		Summary:                summary,
 	})
 }
+
+// Bounds of a correction of drift.
+const (
+	// CorrectionLook is how often a correction that waits compares again though no audit
+	// told it to.
+	CorrectionLook = 12 * time.Hour
+	// CorrectionTime bounds the wait until Fleet has applied a GitRepo again. With the
+	// retries and the way back it is less than rancher.CorrectionLasts.
+	CorrectionTime = time.Hour
+)

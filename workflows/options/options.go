@@ -51,7 +51,8 @@ var stepTimes = map[migration.Step]time.Duration{
 }
 
 // perNode is what a step of the whole cluster gets on top for each node, and perRestart
-// what Adopt gets: Calico's manifest has calico-node restart on one node after the other.
+// what Adopt gets, where Calico's manifest has calico-node restart on one node after the
+// other, and Split, whose undoing has Canal's pods do so.
 const (
 	perNode    = 2 * time.Second
 	perRestart = 20 * time.Second
@@ -60,7 +61,7 @@ const (
 // StepTimeout bounds a migration's step; nodes is 0 for a step of one node.
 func StepTimeout(step migration.Step, nodes int) time.Duration {
 	each := perNode
-	if step == migration.Adopt {
+	if step == migration.Adopt || step == migration.Split {
 		each = perRestart
 	}
 	return stepTimes[step] + time.Duration(nodes)*each

@@ -51,9 +51,18 @@ func By(who string) error {
 	return nil
 }
 
-// Seen tells whether an approval names the evidence with this hash. It is refused where it
-// names none.
-func Seen(d contract.Decision, hash string) (bool, error) { return approval.Seen(d, hash) }
+// Tell writes one line of the log for a decision, or for what became of some, and counts it.
+func Tell(ctx workflow.Context, log log.Logger, e contract.AuditEntry) {
+	outcome := "taken"
+	if e.Type != "" {
+		outcome = e.Type
+	}
+	log.Info("decision", "what", e.What, "environment", e.Environment, "by", e.By, "via", e.Via, "known", e.Known,
+		"why", e.Why, "evidence", e.Evidence, "outcome", outcome, "refused", e.Refused)
+	workflow.GetMetricsHandler(ctx).WithTags(map[string]string{
+		"what": e.What, "via": string(approval.Via(e.Via)), "outcome": outcome,
+	}).Counter("portcullis_decisions_total").Inc(1)
+}
 
 // Drain waits for update handlers, so that none is cut off without an answer.
 func Drain(ctx workflow.Context, log log.Logger) {

@@ -1,11 +1,9 @@
 package orders_test
 
 import (
-	"strings"
 	"testing"
 	"time"
 
-	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
@@ -16,9 +14,7 @@ import (
 
 // The validator is asked again inside the handler: what passed it may be refused there.
 func TestValidatorsAreAskedAgain(t *testing.T) {
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(harness.Quiet{})
-	env := suite.NewTestWorkflowEnvironment()
+	env := harness.Environment()
 	var sent harness.Updates
 	asked, taken := 0, 0
 	once := func(o contract.Order) error {
@@ -52,25 +48,5 @@ func TestValidatorsAreAskedAgain(t *testing.T) {
 	}
 	if got := sent.Value("answer to ann"); taken != 1 || got != "dear ann" {
 		t.Errorf("taken %d times, answered %v", taken, got)
-	}
-}
-
-func TestSeen(t *testing.T) {
-	hash := strings.Repeat("0123456789abcdef", 4)
-	for given, want := range map[string]struct {
-		seen bool
-		kind string
-	}{
-		hash:                          {true, ""},
-		hash[:contract.MinEvidence]:   {true, ""},
-		strings.ToUpper(hash[:20]):    {true, ""},
-		hash[:contract.MinEvidence-1]: {false, errs.TypeInvalid},
-		"":                            {false, errs.TypeInvalid},
-		strings.Repeat("f", contract.MinEvidence): {false, ""},
-	} {
-		seen, err := orders.Seen(contract.Decision{Evidence: given}, hash)
-		if seen != want.seen || errs.TypeOf(err) != want.kind {
-			t.Errorf("%q: %t, %v", given, seen, err)
-		}
 	}
 }

@@ -5,23 +5,19 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
-	"go.temporal.io/sdk/testsuite"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/probes/migration"
 	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 )
 
 func execute(t *testing.T, w *world.World, in contract.PreflightInput) (out contract.PreflightResult, err error) {
 	t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	env := suite.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(20 * time.Second)
+	env := harness.Environment()
 	workflows.Register(env)
 	w.Register(env)
 	env.ExecuteWorkflow(contract.PreflightWorkflow, in)
@@ -132,9 +128,7 @@ func TestPlanMigration(t *testing.T) {
 			if c.arrange != nil {
 				c.arrange(w)
 			}
-			var suite testsuite.WorkflowTestSuite
-			env := suite.NewTestWorkflowEnvironment()
-			env.SetTestTimeout(20 * time.Second)
+			env := harness.Environment()
 			workflows.Register(env)
 			w.Register(env)
 			env.ExecuteWorkflow(contract.PlanMigrationWorkflow, contract.PlanMigrationInput{

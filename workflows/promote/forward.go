@@ -209,7 +209,9 @@ func (p *promotion) soak(ctx workflow.Context, s step) error {
 	p.status.SoakUntil = workflow.Now(ctx).Add(s.soak).UTC()
 	defer func() { p.status.SoakUntil = time.Time{} }()
 	p.note(ctx, fmt.Sprintf("soaking %s for %s", what, s.soak))
+	p.tellSoak(ctx, s.wave, p.status.SoakUntil)
 	if err := p.stretch(ctx, s, s.soak); err != nil {
+		p.tellSoak(ctx, s.wave, time.Time{})
 		return err
 	}
 	for p.state.Paused != nil {
@@ -230,6 +232,24 @@ func (p *promotion) soak(ctx workflow.Context, s step) error {
 		}
 	}
 	return nil
+}
+
+// changeSoakTells brought the soak to the rollout's message in Slack.
+const changeSoakTells = "soak-tells-20261124"
+
+// tellSoak tells the rollout, which shows it in Slack, that a soak has begun and until when
+// it goes on, or with the zero time that it was cut short.
+func (p *promotion) tellSoak(ctx workflow.Context, wave string, until time.Time) {
+	parent := workflow.GetInfo(ctx).ParentWorkflowExecution
+	if parent == nil || p.in.Pipeline.Spec.Slack == nil ||
+		workflow.GetVersion(ctx, changeSoakTells, workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return
+	}
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	soak := contract.Soaking{Environment: p.in.Plan.Name, Wave: wave, Since: workflow.Now(ctx).UTC(), Until: until}
+	if err := workflow.SignalExternalWorkflow(ctx, parent.ID, "", contract.SignalSoak, soak).Get(ctx, nil); err != nil {
+		p.log.Warn("the rollout was not told of the soak", "error", err)
+	}
 }
 
 func (p *promotion) stretch(ctx workflow.Context, s step, d time.Duration) error {

@@ -18,10 +18,7 @@ import (
 )
 
 func environment(w *world.World) *testsuite.TestWorkflowEnvironment {
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(harness.Quiet{})
-	env := suite.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(20 * time.Second)
+	env := harness.Environment()
 	workflows.Register(env)
 	w.Register(env)
 	return env

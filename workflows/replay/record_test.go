@@ -24,6 +24,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows"
@@ -38,8 +39,8 @@ var recorded = []string{
 	contract.ProbeWorkflow, contract.InventoryWorkflow, contract.AgentWorkflow, contract.HoldWorkflow,
 	contract.PreflightWorkflow,
 	contract.PlanMigrationWorkflow, contract.MigrateWorkflow, contract.MigrateNodeWorkflow,
-	contract.SlackWorkflow,
-	contract.DriftWorkflow,
+	contract.SlackWorkflow, contract.NoticeWorkflow,
+	contract.DriftWorkflow, contract.CorrectionWorkflow,
 }
 
 // limit bounds one scenario.
@@ -180,7 +181,7 @@ func rollouts() map[string]scenario {
 		"rollback-by-hand": {workflow: contract.RolloutWorkflow, input: rollout(func(in *contract.RolloutInput) {
 			in.Mode, in.Reason = contract.ModeRollback, "users complain"
 		})},
-		"shown-in-slack": {workflow: contract.RolloutWorkflow, only: []string{contract.RolloutWorkflow, contract.SlackWorkflow},
+		"shown-in-slack": {workflow: contract.RolloutWorkflow, only: []string{contract.RolloutWorkflow, contract.PromoteWorkflow, contract.SlackWorkflow},
 			input: func(w *world.World) any {
 				w.Pipeline.Spec.Slack = &contract.Slack{Channel: "C0GATES"}
 				return contract.RolloutInput{Pipeline: w.Pipeline, StartedBy: "ann"}
@@ -212,6 +213,22 @@ func rollouts() map[string]scenario {
 				s.w.Drifting = map[string]string{"dev-0-0": "x", "prod-1-1": "known-1"}
 				s.w.Moving = map[string]string{"policies-staging-wave0": "a rollout has staged it"}
 			}},
+		"drift-scheduled": {workflow: contract.DriftWorkflow, only: []string{contract.DriftWorkflow, contract.NoticeWorkflow},
+			input: func(w *world.World) any {
+				w.Pipeline.Spec.Slack = &contract.Slack{Channel: "C0GATES"}
+				w.Pipeline.Spec.Drift = &contract.Drift{Correct: &contract.DriftCorrect{Approvals: 1}}
+				return contract.DriftInput{Pipeline: w.Pipeline, StartedBy: contract.StartedBySchedule}
+			},
+			arrange: func(s *stage) { s.w.Gone = map[string]string{"dev-0-0": "x"} },
+			during:  func(s *stage) { s.await("SlackLines") }},
+		"drift-corrected": {workflow: contract.CorrectionWorkflow, id: contract.CorrectionID("policies"), only: []string{contract.CorrectionWorkflow},
+			input: func(w *world.World) any {
+				w.Pipeline.Spec.Slack = &contract.Slack{Channel: "C0GATES"}
+				w.Pipeline.Spec.Drift = &contract.Drift{Correct: &contract.DriftCorrect{Approvals: 1, Timeout: metav1.Duration{Duration: time.Hour}}}
+				return contract.CorrectionInput{Pipeline: w.Pipeline, StartedBy: "ann"}
+			},
+			arrange: func(s *stage) { s.w.Gone = map[string]string{"dev-0-0": "x", "prod-0-0": "x"} },
+			during:  (*stage).approve},
 		"hold": {workflow: contract.HoldWorkflow, input: func(*world.World) any {
 			return contract.HoldInput{Pipeline: "policies", Reason: "holiday", By: "ann"}
 		}},

@@ -5,6 +5,7 @@ import (
 
 	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/orders"
 )
 
 // decision and order are what both kinds of message say of who decides.
@@ -24,12 +25,7 @@ func asked[A any](r *rollout, what string, as func(A) contract.Decision, may fun
 			_, err = approval.Sign(r.people(), d)
 		}
 		if err != nil {
-			// Of what is not well-formed nothing is repeated.
-			if approval.WellFormed(d) != nil {
-				d = contract.Decision{}
-			}
-			d, _ = approval.Sign(r.people(), d)
-			r.tellLog(approval.Entry(what, r.at(d), err))
+			r.tellLog(approval.Entry(what, r.at(approval.Signed(r.people(), d)), err))
 		}
 		return err
 	}
@@ -86,17 +82,7 @@ func (r *rollout) at(d contract.Decision) contract.Decision {
 }
 
 // tellLog writes one line for each decision, and counts it.
-func (r *rollout) tellLog(e contract.AuditEntry) {
-	outcome := "taken"
-	if e.Type != "" {
-		outcome = e.Type
-	}
-	r.log.Info("decision", "what", e.What, "environment", e.Environment, "by", e.By, "via", e.Via, "known", e.Known,
-		"why", e.Why, "evidence", e.Evidence, "outcome", outcome, "refused", e.Refused)
-	workflow.GetMetricsHandler(r.work).WithTags(map[string]string{
-		"what": e.What, "via": string(approval.Via(e.Via)), "outcome": outcome,
-	}).Counter("portcullis_decisions_total").Inc(1)
-}
+func (r *rollout) tellLog(e contract.AuditEntry) { orders.Tell(r.work, r.log, e) }
 
 // people are those whom the pipeline names.
 func (r *rollout) people() []contract.Person { return r.in.Pipeline.Spec.People }

@@ -57,10 +57,10 @@ func (r *rollout) earlier(ctx workflow.Context, i int) bool {
 }
 
 // byHand walks a rollback that a person asked for, last environment first.
-func (r *rollout) byHand(ctx workflow.Context) error {
+func (r *rollout) byHand(ctx workflow.Context) {
 	if r.ended(r.work.Err()) {
 		r.state.State, r.state.Reason = r.endingState(), r.endingLine()
-		return nil
+		return
 	}
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	r.state.Reason = "rolled back by " + story.By(r.in.StartedBy, r.in.Reason)
@@ -73,7 +73,6 @@ func (r *rollout) byHand(ctx workflow.Context) error {
 	}
 	r.hold(ctx)
 	r.state.State = contract.StateRolledBack
-	return nil
 }
 
 // target is the revision that all units of an environment go back to; where

@@ -129,7 +129,7 @@ func (r *rollout) again(ctx workflow.Context, i int, last time.Time) (time.Time,
 // gather plans and measures the environment as it is now, and sets the gate's evidence.
 func (r *rollout) gather(ctx workflow.Context, i int) (time.Time, error) {
 	groups := r.askGroups(i)
-	e, baseline, err := r.look(ctx, i)
+	e, baseline, err := r.look(i)
 	r.hearGroups(ctx, groups)
 	if err != nil {
 		return time.Time{}, err
@@ -150,7 +150,7 @@ func (r *rollout) gather(ctx workflow.Context, i int) (time.Time, error) {
 
 // look builds the evidence: what would be done to the environment, what was
 // proven before it, and what its wire is now.
-func (r *rollout) look(ctx workflow.Context, i int) (contract.Evidence, []contract.BaselineBatch, error) {
+func (r *rollout) look(i int) (contract.Evidence, []contract.BaselineBatch, error) {
 	var none contract.Evidence
 	plan, err := planning.Environments(r.work, r.in)
 	if err != nil {

@@ -42,10 +42,7 @@ func newRun(t *testing.T, w *world.World) *run {
 
 func newRunWith(t *testing.T, w *world.World, logger log.Logger) *run {
 	t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(logger)
-	r := &run{t: t, w: w, env: suite.NewTestWorkflowEnvironment()}
-	r.env.SetTestTimeout(20 * time.Second)
+	r := &run{t: t, w: w, env: harness.EnvironmentWith(logger)}
 	workflows.Register(r.env)
 	w.Register(r.env)
 	w.Hook = r.hook

@@ -59,6 +59,9 @@ func TestAGateIsShownInSlack(t *testing.T) {
 			v.Gate.Changes.Changed.Count != 1 || !strings.HasPrefix(v.Temporal, "https://temporal.example.com/namespaces/") {
 			t.Errorf("view %+v gate %+v", v, v.Gate)
 		}
+		if m := v.Gate.Matrix; m == nil || m.Clusters != 2 || len(m.Rows) == 0 || len(m.Rows[0].Cells) != 2 {
+			t.Errorf("the gate has not the matrix that was measured: %+v", m)
+		}
 		for _, line := range []string{"started by ann", "*dev* verified: 1 of 1 cluster verified", "*prod* waits for 2 approvals"} {
 			if !strings.Contains(thread(r.w, channel), line) {
 				t.Errorf("no %q in the thread:\n%s", line, thread(r.w, channel))
@@ -98,6 +101,31 @@ func last(w *world.World) (v struct {
 	view := m[len(m)-1].Views[len(m[len(m)-1].Views)-1]
 	v.Over, v.State, v.Gate = view.Over, view.State, view.Gate
 	return v
+}
+
+// The message says that an environment soaks, and since when.
+func TestASoakIsShownInSlack(t *testing.T) {
+	w := shown(1)
+	w.Pipeline.Spec.Environments[1].Gate.Soak = metav1.Duration{Duration: time.Hour}
+	r := newRun(t, w)
+	r.after(2*time.Minute, contract.UpdateApprove, "sam", r.vote("sam"))
+	r.wantState(r.do(r.input()), contract.StateVerified)
+	m := messages(r.w, channel)
+	soaks := 0
+	for _, v := range m[0].Views {
+		if s := v.Environments[1].Soaking; s != nil {
+			soaks++
+			if s.Until.Sub(s.Since) != time.Hour || v.Environments[1].State != string(contract.StatePromoting) {
+				t.Errorf("the soak %+v of %+v", s, v.Environments[1])
+			}
+		}
+	}
+	if soaks == 0 {
+		t.Errorf("no view of %d has the soak", len(m[0].Views))
+	}
+	if e := m[0].Views[len(m[0].Views)-1].Environments[1]; e.Soaking != nil || e.Soak != time.Hour {
+		t.Errorf("after it: %+v", e)
+	}
 }
 
 // Slack that is away holds nothing up: the rollout says so, is approved by the

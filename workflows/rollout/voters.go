@@ -27,6 +27,9 @@ func (r *rollout) openGate(ctx workflow.Context, i int, e contract.Evidence, now
 		if err != nil {
 			return err
 		}
+		if !r.unlinked {
+			v.Unlinked = nil
+		}
 		gate.Voters = v
 		if terms := approval.Terms(v); terms != "" {
 			line += " " + terms

@@ -312,7 +312,7 @@ func TestOrdersThatAreNotWellFormedAreRefused(t *testing.T) {
 // A rollout that began under an older Portcullis keeps its rules, and its result its shape.
 func TestRolloutOfAnOlderPortcullis(t *testing.T) {
 	r := newRun(t, ruled(2, 0, func(a *rancher.Approvals) { a.Exclude = []rancher.Exclusion{rancher.ExcludeStarter} }))
-	r.env.OnGetVersion("approval-rules-20261123", workflow.DefaultVersion, workflow.Version(1)).Return(workflow.DefaultVersion)
+	r.env.OnGetVersion("approval-rules-20261123", workflow.DefaultVersion, workflow.Version(2)).Return(workflow.DefaultVersion)
 	r.after(1*time.Minute, contract.UpdateApprove, "ann", r.vote("ann"))
 	r.after(2*time.Minute, contract.UpdateApprove, "again", r.vote("ann"))
 	r.after(3*time.Minute, contract.UpdateApprove, "mallory", r.vote("mallory"))

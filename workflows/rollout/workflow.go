@@ -15,12 +15,14 @@ import (
 
 	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/slack"
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/options"
 	"portcullis.dev/portcullis/workflows/orders"
 	"portcullis.dev/portcullis/workflows/planning"
+	"portcullis.dev/portcullis/workflows/slackgate"
 	"portcullis.dev/portcullis/workflows/story"
 )
 
@@ -39,9 +41,10 @@ type rollout struct {
 	name  string
 	state contract.RolloutState
 	// rules is false in a rollout that began before there were rules of who may
-	// approve, and an audit log.
-	rules bool
-	log   log.Logger
+	// approve, and an audit log; unlinked where those did not yet ask whether a member
+	// of a group may be somebody else.
+	rules, unlinked bool
+	log             log.Logger
 	// baselines are per environment what was measured before its change.
 	baselines map[string][]contract.BaselineBatch
 	// work is the context of everything that a person may end; cancel ends it.
@@ -56,7 +59,10 @@ type rollout struct {
 	// over is set when nothing can be decided any more.
 	over bool
 	// courier tells Slack; nil where the pipeline has none.
-	courier *courier
+	courier *slackgate.Courier
+	// matrix shows what was measured for the evidence with the hash matrixOf.
+	matrix   *slack.Matrix
+	matrixOf string
 }
 
 // changeRules brought people, groups and exclusions to gates, and the audit log.
@@ -75,7 +81,8 @@ func start(ctx workflow.Context, in contract.RolloutInput) *rollout {
 	r := &rollout{in: in, name: in.Pipeline.Metadata.Name, baselines: in.Baselines}
 	r.log = log.With(workflow.GetLogger(ctx), "pipeline", r.name)
 	r.work, r.cancel = workflow.WithCancel(ctx)
-	r.rules = workflow.GetVersion(ctx, changeRules, workflow.DefaultVersion, 1) != workflow.DefaultVersion
+	rules := workflow.GetVersion(ctx, changeRules, workflow.DefaultVersion, 2)
+	r.rules, r.unlinked = rules >= 1, rules >= 2
 	if r.baselines == nil {
 		r.baselines = map[string][]contract.BaselineBatch{}
 	}
@@ -102,7 +109,7 @@ func (r *rollout) run(ctx workflow.Context) (contract.RolloutResult, error) {
 	}
 	var err error
 	if r.in.Mode == contract.ModeRollback {
-		err = r.byHand(ctx)
+		r.byHand(ctx)
 	} else {
 		err = r.forward(ctx)
 	}
@@ -282,7 +289,7 @@ func (r *rollout) close(ctx workflow.Context, env *contract.EnvironmentState, er
 
 // take keeps a promotion's result.
 func (r *rollout) take(ctx workflow.Context, env *contract.EnvironmentState, result contract.PromoteResult) {
-	env.State, env.Result = result.State, &result
+	env.State, env.Result, env.Soaking = result.State, &result, nil
 	if result.State == contract.StateAborted && r.ending != nil {
 		env.State = r.ending.state
 	}
@@ -363,7 +370,7 @@ func (r *rollout) finish(ctx workflow.Context) contract.RolloutResult {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	r.enter(ctx, r.state.State)
 	r.count(ctx)
-	r.farewell(ctx)
+	r.courier.Farewell(ctx)
 	orders.Drain(ctx, r.log)
 	return contract.RolloutResult{
 		Pipeline:     r.name,

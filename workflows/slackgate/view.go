@@ -18,6 +18,8 @@ import (
 type Of struct {
 	Pipeline contract.Pipeline
 	Status   contract.RolloutStatus
+	// Matrix is what was measured for the gate that waits, or nil.
+	Matrix *slack.Matrix
 	// Namespace, Workflow and Run are where Temporal has the rollout.
 	Namespace, Workflow, Run string
 	Over                     bool
@@ -44,15 +46,21 @@ func View(of Of) slack.View {
 	if of.Pipeline.Spec.Slack != nil {
 		links = of.Pipeline.Spec.Slack.Links
 	}
-	if links.Temporal != "" {
-		v.Temporal = strings.TrimRight(links.Temporal, "/") + "/namespaces/" + url.PathEscape(of.Namespace) +
-			"/workflows/" + url.PathEscape(of.Workflow) + "/" + url.PathEscape(of.Run)
-	}
+	v.Temporal = Address(links.Temporal, of.Namespace, of.Workflow, of.Run)
 	if s.Gate != nil && !of.Over {
 		v.Gate = gateOf(*s.Gate, s.Plan, v.Revision, links.Compare)
-		v.Gate.Counted = approval.Count(s.Gate, of.Pipeline.Spec.People)
+		v.Gate.Counted, v.Gate.Matrix = approval.Count(s.Gate, of.Pipeline.Spec.People), of.Matrix
 	}
 	return v
+}
+
+// Address is where the Temporal UI shows a run of a workflow; empty without a UI.
+func Address(ui, namespace, workflow, run string) string {
+	if ui == "" {
+		return ""
+	}
+	return strings.TrimRight(ui, "/") + "/namespaces/" + url.PathEscape(namespace) +
+		"/workflows/" + url.PathEscape(workflow) + "/" + url.PathEscape(run)
 }
 
 // ended is the decision that ended the rollout, where a person made one.
@@ -68,6 +76,9 @@ func ended(a contract.Audit) *slack.Ended {
 
 func environment(p contract.Pipeline, plan *contract.RolloutPlan, i int, e contract.EnvironmentState) slack.Environment {
 	out := slack.Environment{Name: e.Name, State: string(e.State)}
+	if s := e.Soaking; s != nil && e.State == contract.StatePromoting {
+		out.Soaking = &slack.Soaking{Wave: s.Wave, Since: s.Since, Until: s.Until}
+	}
 	if plan != nil && i < len(plan.Plan.Environments) {
 		for _, u := range plan.Plan.Environments[i].Units {
 			out.Clusters += len(u.Clusters)
@@ -109,11 +120,8 @@ func soak(p contract.Pipeline, name string) time.Duration {
 
 func gateOf(g contract.GateState, plan *contract.RolloutPlan, revision, compare string) *slack.Gate {
 	out := &slack.Gate{
-		Environment: g.Environment, Required: g.Required, Evidence: g.Evidence.Hash, Since: g.Since, Deadline: g.Deadline,
+		Environment: g.Environment, Required: g.Required, Evidence: g.Evidence.Hash, Votes: votes(g.Votes), Since: g.Since, Deadline: g.Deadline,
 		Changes: changes(g.Evidence.Changes), From: from(plan, g.Environment), Measured: len(g.Evidence.Baseline),
-	}
-	for _, d := range g.Votes {
-		out.Votes = append(out.Votes, slack.Said{By: d.By, Via: string(d.Via), Why: d.Why, At: d.At})
 	}
 	if compare != "" && out.From != "" && revision != "" {
 		out.Compare = strings.NewReplacer("{from}", out.From, "{to}", revision).Replace(compare)

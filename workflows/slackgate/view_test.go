@@ -25,7 +25,7 @@ var safe = map[string]bool{
 	".RolloutState.Plan.Revision.Commit": true, ".RolloutState.Plan.Revision.Subject": true, ".RolloutState.Plan.Revision.Author": true,
 	".RolloutState.Plan.Plan.Environments.Units.Before.Current": true,
 	".RolloutState.Environments.Name":                           true, ".RolloutState.Environments.State": true,
-	".RolloutState.Environments.Result.Evidence": true, ".RolloutState.Environments.Result.Clusters.Cluster": true,
+	".RolloutState.Environments.Soaking.Wave": true, ".RolloutState.Environments.Result.Evidence": true, ".RolloutState.Environments.Result.Clusters.Cluster": true,
 	".RolloutState.Environments.Result.Rollback.Kind": true, ".RolloutState.Environments.Result.Rollback.Revision": true,
 	".RolloutState.Paused.By": true, ".RolloutState.Paused.Via": true, ".RolloutState.Paused.Why": true,
 	".RolloutState.Gate.Environment": true, ".RolloutState.Gate.Evidence.Hash": true,
@@ -108,7 +108,7 @@ func TestOnlySafeFieldsReachSlack(t *testing.T) {
 				t.Fatalf("%s reaches Slack", path)
 			}
 		}
-		_, _ = slack.Message(v, s.Gate.Environment)
+		_, _ = slack.Message(v, s.Gate.Environment, "")
 	}
 	for _, path := range []string{".RolloutState.Gate.Votes.Why", ".RolloutState.Audit.Entries.By", ".RolloutState.Environments.Result.Clusters.Cluster"} {
 		require.True(t, reached[path], path)

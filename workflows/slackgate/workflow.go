@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/log"
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"portcullis.dev/portcullis/activities/errs"
@@ -46,11 +45,10 @@ func (g *gate) run(ctx workflow.Context) error {
 	for {
 		g.receive(ctx)
 		now := workflow.Now(ctx)
-		if g.finished(now) {
+		if g.finished(now) || g.forgotten(ctx, now) {
 			return nil
 		}
-		info := workflow.GetInfo(ctx)
-		if info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > options.HistoryLength {
+		if options.LongHistory(ctx) {
 			return workflow.NewContinueAsNewError(ctx, contract.SlackWorkflow, contract.SlackInput{Pipeline: g.in.Pipeline, Carried: &g.c})
 		}
 		if g.due(now) {
@@ -79,7 +77,7 @@ func (g *gate) wait(ctx workflow.Context, d time.Duration) error {
 func (g *gate) receive(ctx workflow.Context) {
 	var s contract.SlackViews
 	for g.views.ReceiveAsync(&s) {
-		g.c.From, g.c.Slack = s.From, s.Slack
+		g.c.From, g.c.Run, g.c.Slack = s.From, s.Run, s.Slack
 		for _, v := range s.Views {
 			g.take(ctx, v)
 		}
@@ -92,7 +90,7 @@ func (g *gate) take(ctx workflow.Context, v slack.View) {
 	now := workflow.Now(ctx)
 	if v.Rollout != g.c.Shown.Rollout {
 		// Another rollout of this pipeline: what was still to be said of the last one is said no more.
-		g.c = contract.SlackCarried{From: g.c.From, Slack: g.c.Slack, Asked: now}
+		g.c = contract.SlackCarried{From: g.c.From, Run: g.c.Run, Slack: g.c.Slack, Asked: now}
 		g.c.State.Rollout = v.Rollout
 	}
 	g.tell(slack.Lines(g.c.Shown, v)...)
@@ -122,7 +120,7 @@ func (g *gate) due(now time.Time) bool {
 	if now.Before(g.c.State.Retry) {
 		return false
 	}
-	return g.behind() || !now.Before(g.remind()) || !now.Before(g.escalate()) || !now.Before(g.look())
+	return g.behind() || !now.Before(g.remind()) || !now.Before(g.escalate()) || !now.Before(g.look()) || !now.Before(g.soak())
 }
 
 // behind is true while Slack does not show how things are.
@@ -191,10 +189,45 @@ func (g *gate) look() time.Time {
 	return g.c.Asked.Add(options.SlackLook)
 }
 
+// soak is when a message is to be shown anew although nothing came, because a soak in it
+// has gone on.
+func (g *gate) soak() time.Time {
+	next := farAway
+	for _, m := range g.c.Messages {
+		if t := g.soaked(m); t.Before(next) {
+			next = t
+		}
+	}
+	return next
+}
+
+// soaked is soak for one message: now and then while a soak goes on, and once at its end.
+func (g *gate) soaked(m contract.SlackMessage) time.Time {
+	last := g.thread()
+	if m.Told == nil || g.c.Shown.Over || last == nil {
+		return farAway
+	}
+	next := farAway
+	for _, e := range g.c.Shown.Environments {
+		s := e.Soaking
+		if s == nil || !m.ToldAt.Before(s.Until) || e.Name != m.Environment && last.Environment != m.Environment {
+			continue
+		}
+		t := m.ToldAt.Add(options.SlackSoak(s.Until.Sub(s.Since)))
+		if s.Until.Before(t) {
+			t = s.Until
+		}
+		if t.Before(next) {
+			next = t
+		}
+	}
+	return next
+}
+
 // next is when to look again although nothing came.
 func (g *gate) next(now time.Time) time.Time {
 	next := now.Add(options.SlackGiveUp)
-	for _, t := range []time.Time{g.remind(), g.escalate(), g.look()} {
+	for _, t := range []time.Time{g.remind(), g.escalate(), g.look(), g.soak()} {
 		if t.Before(next) {
 			next = t
 		}
@@ -205,13 +238,23 @@ func (g *gate) next(now time.Time) time.Time {
 	return next
 }
 
-// finished is true when there will be nothing to say any more. A SlackGate that was
-// never told anything waits for a day, and a rollout's end is tried for as long.
+// finished is true when there will be nothing to say any more. The end of a rollout is
+// tried for a day.
 func (g *gate) finished(now time.Time) bool {
 	if g.c.Shown.Rollout == "" || !g.c.Shown.Over {
 		return false
 	}
 	return !g.behind() || now.Sub(g.c.OverAt) >= options.SlackGiveUp
+}
+
+// changeForgotten ended a SlackGate that nobody tells anything.
+const changeForgotten = "slack-forgotten-20261124"
+
+// forgotten is true a day after the start, where nothing was told until then: whoever
+// started it was terminated before it could.
+func (g *gate) forgotten(ctx workflow.Context, now time.Time) bool {
+	return g.c.Shown.Rollout == "" && now.Sub(workflow.GetInfo(ctx).WorkflowStartTime) >= options.SlackGiveUp &&
+		workflow.GetVersion(ctx, changeForgotten, workflow.DefaultVersion, 1) != workflow.DefaultVersion
 }
 
 // deliver does what is due. A failure ends it; what was done is not done again.
@@ -241,7 +284,7 @@ func (g *gate) deliver(ctx workflow.Context, now time.Time) {
 func (g *gate) messages(ctx workflow.Context) error {
 	var failed error
 	for i := range g.c.Messages {
-		if !g.stale(g.c.Messages[i]) {
+		if m := g.c.Messages[i]; !g.stale(m) && workflow.Now(ctx).Before(g.soaked(m)) {
 			continue
 		}
 		err := g.message(ctx, i)
@@ -256,7 +299,8 @@ func (g *gate) messages(ctx workflow.Context) error {
 func (g *gate) message(ctx workflow.Context, i int) error {
 	m := &g.c.Messages[i]
 	view := g.c.Shown
-	in := slack.MessageInput{Channel: m.Channel, At: m.At, Environment: m.Environment, View: view}
+	in := slack.MessageInput{Channel: m.Channel, At: m.At, Environment: m.Environment, View: view, Picture: m.Picture}
+	in.View.Now = workflow.Now(ctx)
 	at, err := call.SlackMessage(ctx, in)
 	if errs.TypeOf(err) == errs.TypeNotFound && m.At != "" {
 		// Somebody took it away: it is written anew.
@@ -266,7 +310,7 @@ func (g *gate) message(ctx workflow.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	m.At, m.Told = at.At, &view
+	m.At, m.Picture, m.Told, m.ToldAt = at.At, at.Picture, &view, in.View.Now
 	return nil
 }
 
@@ -321,12 +365,7 @@ func (g *gate) after(ctx workflow.Context, err error) {
 		}
 		return
 	}
-	wait := options.SlackRetry << min(g.c.Tries, 10)
-	wait = min(wait, options.SlackRetryMost)
-	var app *temporal.ApplicationError
-	if errors.As(err, &app) {
-		wait = max(wait, app.NextRetryDelay())
-	}
+	wait := retryAfter(g.c.Tries, err)
 	g.c.Tries++
 	s := &g.c.State
 	if s.Behind.IsZero() {
@@ -337,16 +376,24 @@ func (g *gate) after(ctx workflow.Context, err error) {
 	g.report(ctx)
 }
 
-// report tells the rollout how Slack is doing; it is false when no rollout is there.
-func (g *gate) report(ctx workflow.Context) bool {
+// report tells the rollout how Slack is doing, whichever of its runs goes on.
+func (g *gate) report(ctx workflow.Context) { g.reached(ctx, "") }
+
+// reached tells a run of the rollout how Slack is doing, or the one that runs; it is
+// false when that is not there.
+func (g *gate) reached(ctx workflow.Context, run string) bool {
 	g.c.Asked = workflow.Now(ctx)
-	return workflow.SignalExternalWorkflow(ctx, g.c.From, "", contract.SignalSlack, g.c.State).Get(ctx, nil) == nil
+	return workflow.SignalExternalWorkflow(ctx, g.c.From, run, contract.SignalSlack, g.c.State).Get(ctx, nil) == nil
 }
+
+// changeRuns asks for the rollout's own run: the next rollout of the pipeline has the
+// same workflow ID, and would be taken for one that was terminated before it.
+const changeRuns = "slack-runs-20261124"
 
 // alive sees whether the rollout still runs. One that was terminated says nothing
 // itself, and its gate would be asked for without end.
 func (g *gate) alive(ctx workflow.Context) {
-	if g.report(ctx) || g.views.Len() > 0 || g.c.Shown.Over {
+	if !g.dead(ctx) || g.c.Shown.Over {
 		return
 	}
 	v := g.c.Shown
@@ -356,6 +403,21 @@ func (g *gate) alive(ctx workflow.Context) {
 		v.Environments[i].State = v.State
 	}
 	g.take(ctx, v)
+}
+
+func (g *gate) dead(ctx workflow.Context) bool {
+	run := g.c.Run
+	if run != "" && workflow.GetVersion(ctx, changeRuns, workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		run = ""
+	}
+	if g.reached(ctx, run) || g.views.Len() > 0 {
+		return false
+	}
+	if run == "" {
+		return true
+	}
+	// A run that has continued as new has ended too: the next one tells so at once.
+	return g.wait(ctx, options.SlackNextRun) == nil && g.views.Len() == 0
 }
 
 // same compares what two views show.

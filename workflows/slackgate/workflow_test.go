@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/worker"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"portcullis.dev/portcullis/activities/errs"
@@ -23,17 +22,19 @@ import (
 // play runs a SlackGate alone; rollout answers what is signalled to the rollout.
 func play(t *testing.T, rollout func() error) (*testsuite.TestWorkflowEnvironment, *world.World) {
 	t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(harness.Quiet{})
-	env := suite.NewTestWorkflowEnvironment()
-	// The machine may be busy with other tests.
-	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
+	env := harness.Environment()
 	workflows.Register(env)
 	w := world.Make()
 	w.Register(env)
 	env.OnSignalExternalWorkflow(mock.Anything, "rollout/policies", "", contract.SignalSlack, mock.Anything).Return(
 		func(string, string, string, string, any) error { return rollout() })
 	return env, w
+}
+
+// during answers what is signalled to one run of the rollout.
+func during(env *testsuite.TestWorkflowEnvironment, run string, answer func() error) {
+	env.OnSignalExternalWorkflow(mock.Anything, "rollout/policies", run, contract.SignalSlack, mock.Anything).Return(
+		func(string, string, string, string, any) error { return answer() })
 }
 
 func waiting(rollout string) slack.View {
@@ -76,6 +77,78 @@ func TestATerminatedRolloutIsAskedForNoMore(t *testing.T) {
 	for _, p := range posts {
 		require.NotContains(t, p.Text, "reminder")
 	}
+}
+
+// The next rollout of the pipeline has the same workflow ID: it is not taken for the one
+// that was terminated before it.
+func TestATerminatedRolloutIsNotTakenForTheNext(t *testing.T) {
+	env, w := play(t, func() error { return nil })
+	during(env, "run-1", func() error { return errs.NotFound("gone") })
+	v := views(waiting("run-1"))
+	v.Run = "run-1"
+	send(env, 0, v)
+	run(t, env)
+	posts := w.Posts("C0GATES")
+	require.Equal(t, "ended from outside", posts[0].Views[len(posts[0].Views)-1].State)
+	for _, p := range posts {
+		require.NotContains(t, p.Text, "reminder")
+	}
+}
+
+// A rollout that goes on in another run is not dead while it has not said so yet.
+func TestARolloutThatContinuesAsNewLives(t *testing.T) {
+	env, w := play(t, func() error { return nil })
+	during(env, "run-1", func() error {
+		next := views(waiting("run-1"))
+		next.Run = "run-2"
+		send(env, 20*time.Second, next)
+		return errs.NotFound("it has ended")
+	})
+	alive := 0
+	during(env, "run-2", func() error { alive++; return nil })
+	first := views(waiting("run-1"))
+	first.Run = "run-1"
+	send(env, 0, first)
+	last := views(over("run-1"))
+	last.Run = "run-2"
+	send(env, 5*time.Hour, last)
+	run(t, env)
+	posts := w.Posts("C0GATES")
+	require.Equal(t, "verified", posts[0].Views[len(posts[0].Views)-1].State)
+	require.NotZero(t, alive)
+	for _, v := range posts[0].Views {
+		require.NotEqual(t, "ended from outside", v.State)
+	}
+}
+
+// Whoever began it may never tell it anything.
+func TestASlackGateThatIsToldNothingEndsADayLater(t *testing.T) {
+	env, _ := play(t, func() error { return nil })
+	began := env.Now()
+	run(t, env)
+	require.WithinDuration(t, began.Add(24*time.Hour), env.Now(), time.Minute)
+}
+
+// While a soak goes on the message says how far it is, now and then and at its end.
+func TestASoakIsShownAsItGoesOn(t *testing.T) {
+	env, w := play(t, func() error { return nil })
+	soaking := waiting("r1")
+	soaking.Gate = nil
+	began := env.Now()
+	soaking.Environments[0].State = "promoting"
+	soaking.Environments[0].Soaking = &slack.Soaking{Since: began, Until: began.Add(2 * time.Hour)}
+	send(env, 0, views(waiting("r1"), soaking))
+	send(env, 10*time.Hour, views(over("r1")))
+	run(t, env)
+	var at []time.Duration
+	shown := w.Posts("C0GATES")[0].Views
+	for _, v := range shown {
+		at = append(at, v.Now.Sub(began).Round(time.Minute))
+	}
+	// Every six minutes, once at the end of the soak, and then no more until something came.
+	require.Len(t, at, 22)
+	require.Equal(t, 6*time.Minute, at[1])
+	require.Equal(t, []time.Duration{2 * time.Hour, 10 * time.Hour}, at[20:])
 }
 
 // The next rollout gets messages of its own.

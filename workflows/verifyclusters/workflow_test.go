@@ -6,22 +6,19 @@ import (
 	"testing"
 	"time"
 
-	"go.temporal.io/sdk/testsuite"
-
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/evidence"
+	"portcullis.dev/portcullis/workflows/internal/harness"
 	"portcullis.dev/portcullis/workflows/internal/world"
 	"portcullis.dev/portcullis/workflows/options"
 )
 
 func run(t *testing.T, w *world.World, in contract.VerifyInput) (contract.VerifyResult, error) {
 	t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	env := suite.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(20 * time.Second)
+	env := harness.Environment()
 	workflows.Register(env)
 	w.Register(env)
 	in.Pipeline, in.Environment, in.Requirements = "policies", "prod", w.Pipeline.Spec.Probes

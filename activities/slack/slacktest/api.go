@@ -195,7 +195,7 @@ func (s *Server) postMessage(args map[string]string) (string, object) {
 	if code := s.writable(args["channel"]); code != "" {
 		return code, nil
 	}
-	if code := content(args); code != "" {
+	if code := s.content(args); code != "" {
 		return code, nil
 	}
 	if thread := args["thread_ts"]; thread != "" && s.find(args["channel"], thread) == nil {
@@ -222,7 +222,7 @@ func (s *Server) updateMessage(args map[string]string) (string, object) {
 	if m == nil {
 		return "message_not_found", nil
 	}
-	if code := content(args); code != "" {
+	if code := s.content(args); code != "" {
 		return code, nil
 	}
 	m.Text, m.Blocks = args["text"], args["blocks"]
@@ -258,7 +258,7 @@ func (s *Server) postEphemeral(args map[string]string) (string, object) {
 	if args["user"] == "" {
 		return "user_not_in_channel", nil
 	}
-	if code := content(args); code != "" {
+	if code := s.content(args); code != "" {
 		return code, nil
 	}
 	s.ephemerals = append(s.ephemerals, Ephemeral{Channel: args["channel"], User: args["user"], Text: args["text"]})
@@ -285,11 +285,11 @@ func (s *Server) openView(body []byte) (string, object) {
 	}
 	delete(s.triggers, in.TriggerID)
 	s.opened = append(s.opened, Opened{View: string(in.View), User: t.user})
-	return "", object{"view": json.RawMessage(in.View)}
+	return "", object{"view": in.View}
 }
 
-// content checks a message as Slack does.
-func content(args map[string]string) string {
+// content checks a message as Slack does; the lock is held.
+func (s *Server) content(args map[string]string) string {
 	if args["text"] == "" && args["blocks"] == "" {
 		return "no_text"
 	}
@@ -297,7 +297,14 @@ func content(args map[string]string) string {
 		return "msg_too_long"
 	}
 	if b := args["blocks"]; b != "" {
-		return Blocks([]byte(b), 50)
+		if code := Blocks([]byte(b), 50); code != "" {
+			return code
+		}
+		for _, id := range pictures([]byte(b)) {
+			if f, ok := s.files[id]; !ok || !f.Done {
+				return invalid
+			}
+		}
 	}
 	return ""
 }

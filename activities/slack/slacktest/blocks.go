@@ -137,6 +137,24 @@ func Modal(raw []byte) string {
 	return Blocks(v.Blocks, 100)
 }
 
+// pictures are the files that image blocks show.
+func pictures(raw []byte) []string {
+	var list []block
+	if json.Unmarshal(raw, &list) != nil {
+		return nil
+	}
+	var out []string
+	for _, b := range list {
+		if b.File != nil {
+			out = append(out, b.File.ID)
+		}
+	}
+	return out
+}
+
+// Pictures are the IDs of the files that a message shows.
+func (m Message) Pictures() []string { return pictures([]byte(m.Blocks)) }
+
 // Button finds the value of a message's button.
 func (m Message) Button(action string) (string, error) {
 	var list []block

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"portcullis.dev/portcullis/activities/audit"
+	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/rancher/drift"
 )
 
@@ -45,6 +46,9 @@ func (a *Audit) Clusters(ctx context.Context, in audit.BatchInput) (*audit.Batch
 		if name := a.w.Drifting[c.Name]; name != "" {
 			found[i].Findings = []drift.Finding{{Category: drift.Extra, Key: drift.Key{APIVersion: drift.Networking, Kind: "NetworkPolicy", Namespace: "shop", Name: name}}}
 		}
+		if name := a.w.gone(c.Name); name != "" && in.Unit.Moving == "" {
+			found[i].Findings = append(found[i].Findings, drift.Finding{Category: drift.Missing, Key: drift.Key{APIVersion: drift.Networking, Kind: "NetworkPolicy", Namespace: "shop", Name: name}})
+		}
 		drift.Excuse(found[i].Findings, in.Ignores, c.Labels, time.Now())
 		found[i].Settle()
 		out.States[found[i].State]++
@@ -53,6 +57,8 @@ func (a *Audit) Clusters(ctx context.Context, in audit.BatchInput) (*audit.Batch
 			out.Findings[category] += n
 		}
 		out.Digest.Add(&found[i])
+		out.Fix.Add(&found[i])
+		out.Briefs = drift.Briefs(out.Briefs, &found[i], audit.MostBriefs)
 	}
 	var err error
 	out.Data, err = drift.Pack(found, in.Budget)
@@ -62,4 +68,31 @@ func (a *Audit) Clusters(ctx context.Context, in audit.BatchInput) (*audit.Batch
 // Record keeps nothing.
 func (a *Audit) Record(ctx context.Context, in audit.Tally) error {
 	return a.w.did(ctx, "Record", in.Pipeline, false)
+}
+
+func (w *World) gone(cluster string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.Gone[cluster]
+}
+
+// SetGone takes a policy away from a cluster; an empty name puts it back.
+func (w *World) SetGone(cluster, name string) { w.set(w.Gone, cluster, name) }
+
+// Correct puts everything back that is gone.
+func (d *Deliver) Correct(ctx context.Context, in deliver.CorrectInput) (*deliver.Settled, error) {
+	if err := d.w.did(ctx, "Correct", in.Unit.GitRepo, true); err != nil {
+		return nil, err
+	}
+	for _, c := range in.Unit.Clusters {
+		if !d.w.Stubborn[c.Name] {
+			d.w.set(d.w.Gone, c.Name, "")
+		}
+	}
+	return d.settled(in.UnitInput), nil
+}
+
+// Uncorrect is noted.
+func (d *Deliver) Uncorrect(ctx context.Context, in deliver.CorrectInput) error {
+	return d.w.did(ctx, "Uncorrect", in.Unit.GitRepo, true)
 }

@@ -74,7 +74,8 @@ func (s *Slack) Message(ctx context.Context, in slack.MessageInput) (*slack.Post
 	for _, p := range s.w.posts {
 		if p.Channel == in.Channel && p.At == in.At {
 			p.Views = append(p.Views, in.View)
-			return &p.Posted, nil
+			p.Picture = in.Picture
+			return &slack.Posted{Channel: p.Channel, At: p.At, Picture: in.Picture}, nil
 		}
 	}
 	return nil, errs.NotFound("the message is gone")

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,6 +56,10 @@ type World struct {
 	// Drifting has the name of an extra policy by cluster, and Moving says of a GitRepo how
 	// a rollout is changing it.
 	Drifting, Moving map[string]string
+	// Gone has the name of a policy that is missing by cluster, until Fleet applies again
+	// what its GitRepo delivers; on Stubborn clusters it stays so.
+	Gone     map[string]string
+	Stubborn map[string]bool
 	// Groups are Slack's user groups and the users in them.
 	Groups map[string][]string
 
@@ -294,7 +299,8 @@ func (d *Deliver) Stage(ctx context.Context, in deliver.UnitInput) (*deliver.Sta
 		out.Clusters = append(out.Clusters, rancher.ClusterStatus{Cluster: c.Name, Changed: true})
 	}
 	err := d.w.did(ctx, "Stage", in.Unit.GitRepo, true)
-	if short, ok := err.(*Short); ok {
+	var short *Short
+	if errors.As(err, &short) {
 		out.Clusters, err = out.Clusters[:len(out.Clusters)-short.By], nil
 	}
 	return out, err
@@ -378,7 +384,8 @@ func (v *Verify) AgentStatus(ctx context.Context, in verify.AgentInput) (*verify
 // Measure sees the wire that the live revision makes.
 func (v *Verify) Measure(ctx context.Context, in verify.Input) (*probes.Evidence, error) {
 	if err := v.w.did(ctx, "Measure "+string(in.Mode), in.Cluster.Name, false); err != nil {
-		if unsure, ok := err.(*Unsure); ok {
+		var unsure *Unsure
+		if errors.As(err, &unsure) {
 			return &probes.Evidence{Cluster: in.Cluster.Name, Inconclusive: true, Reason: unsure.Reason, Hash: "of nothing"}, nil
 		}
 		return nil, err
