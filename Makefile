@@ -10,7 +10,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 LAB     := bin/lab
 
 # Modules of this repository that are tested; the lab's components only build other projects' programs.
-UNIT_MODULES := . deploy/lab
+UNIT_MODULES := . deploy/compose deploy/image deploy/lab
 # Packages that start the lab: they have targets of their own.
 ON_THE_LAB := /deploy/lab/(e2e|bench|bench/migration|migrations)$$
 
@@ -19,7 +19,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Build
-.PHONY: build build-dev build-lab
+.PHONY: build build-dev build-lab image compose
 build: ## Build bin/portcullis
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/portcullis ./cmd/portcullis
 
@@ -28,6 +28,23 @@ build-dev: ## Build bin/portcullis-dev (the same, with Temporal's server and UI 
 
 build-lab: ## Build bin/lab
 	cd deploy/lab && $(GOBUILD) -ldflags '-s -w' -o ../../bin/lab .
+
+IMAGE_ARCHES ?= amd64 arm64
+image: ## Build the container image into bin/image, without a container engine: an OCI archive, and one for docker load for each of IMAGE_ARCHES
+	for arch in $(IMAGE_ARCHES); do GOARCH=$$arch $(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/image/$$arch/portcullis ./cmd/portcullis; done
+	cd deploy/image && go run ./build -out ../../bin/image -version $(VERSION) -revision $(COMMIT) -created "$$(git log -1 --format=%cI)" \
+	  $(foreach arch,$(IMAGE_ARCHES),$(arch)=../../bin/image/$(arch)/portcullis)
+
+# The folder is closed to others, and what is in it is not: containers read it as users of their own.
+SECRETS  := deploy/compose/secrets
+ENV_FILE := .env
+compose: ## Make what docker-compose.yml wants and the repository has not: passwords, the daemon's files, the image's version
+	@mkdir -p $(SECRETS)/portcullis && chmod 700 $(SECRETS) && chmod 755 $(SECRETS)/portcullis
+	@for s in postgres_password grafana_password; do test -s $(SECRETS)/$$s || od -An -N24 -tx1 /dev/urandom | tr -d ' \n' >$(SECRETS)/$$s; done
+	@test -e $(SECRETS)/portcullis/server.yaml || { cp deploy/compose/server.yaml $(SECRETS)/portcullis/; echo "change $(SECRETS)/portcullis/server.yaml"; }
+	@test -s $(SECRETS)/portcullis/rancher-token || { touch $(SECRETS)/portcullis/rancher-token; echo "write Rancher's token into $(SECRETS)/portcullis/rancher-token"; }
+	@chmod 644 $(SECRETS)/*_password $(SECRETS)/portcullis/*
+	@touch $(ENV_FILE) && sed -i '/^PORTCULLIS_VERSION=/d' $(ENV_FILE) && echo PORTCULLIS_VERSION=$(VERSION) >>$(ENV_FILE)
 
 ##@ The lab: real clusters on this machine (needs root)
 .PHONY: lab-build lab-up lab-status lab-down lab-kubeconfig
@@ -92,6 +109,7 @@ bench: build-lab ## Measure the figures of docs/figures.md, each beside what it 
 	cd deploy/lab && go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x -v ./bench
 	cd deploy/lab && go test -count=1 -timeout 120m -run '^$$' -bench . -benchtime 1x -v ./bench/migration
 	$(MAKE) --no-print-directory bench-slack
+	cd deploy/image && go test -count=1 -run '^$$' -bench . -benchtime 1x
 
 bench-slack: build-dev ## Two people approve in Slack, a hundred gates are pressed, 10,000 requests are forged: Slack's protocol and Temporal real, its servers on this machine
 	@dir=$$(mktemp -d); bin/portcullis-dev temporal --db $$dir/temporal.db --temporal-port 17233 --ui-port 18233 >$$dir/log 2>&1 & \
@@ -112,9 +130,8 @@ fmt: ## Format all Go files
 vet: ## Vet every module
 	@for m in $(UNIT_MODULES) cmd/portcullis-dev; do (cd $$m && go vet ./...); done
 
-lint: vet ## gofmt, vet and staticcheck
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
-	@for m in $(UNIT_MODULES) cmd/portcullis-dev; do (cd $$m && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...); done
+lint: ## gofmt, vet, staticcheck and what else .golangci.yml names
+	@for m in $(UNIT_MODULES) cmd/portcullis-dev; do (cd $$m && go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...); done
 
 vulncheck: ## Look for known vulnerabilities (needs the public vulnerability database)
 	go run golang.org/x/vuln/cmd/govulncheck@latest ./...

@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,9 +19,9 @@ func main() {
 	if err == nil {
 		return
 	}
-	// A command that was run in a node has said itself what went wrong.
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit == err {
+	// A command that was run in a node has said itself what went wrong; one that failed in
+	// something else, which wraps it, has not.
+	if exit, ok := err.(*exec.ExitError); ok { //nolint:errorlint // see above
 		os.Exit(exit.ExitCode())
 	}
 	fmt.Fprintln(os.Stderr, "lab:", err)

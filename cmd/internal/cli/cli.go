@@ -4,8 +4,11 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,8 +61,12 @@ type RunningDevServer struct {
 	Stop func() error
 }
 
-// Main runs the command line and returns the exit code.
+// Main runs the command line and returns the exit code. The first SIGINT or SIGTERM ends
+// the verb in order, the second one the program.
 func Main(ctx context.Context, o Options) int {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
 	if o.Dial == nil {
 		o.Dial = connect.Dial
 	}
@@ -79,8 +86,11 @@ func Main(ctx context.Context, o Options) int {
 	root.SetOut(o.Stdout)
 	root.SetErr(o.Stderr)
 	err := root.ExecuteContext(ctx)
-	if err != nil && !a.started {
+	switch {
+	case err != nil && !a.started:
 		err = usageError{err}
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		err = interrupted{}
 	}
 	a.tell(err)
 	return exitCode(err)
@@ -112,7 +122,7 @@ pipeline requires, and the people who must agree have agreed. Otherwise the last
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddGroup(&cobra.Group{ID: "use", Title: "For people and CI:"}, &cobra.Group{ID: "run", Title: "To run Portcullis:"})
 	grouped(root, "use", a.pipelineCommand(), a.rolloutCommand(), a.probeCommand(), a.preflightCommand(), a.migrateCommand(), a.driftCommand(), a.clustersCommand())
-	grouped(root, "run", a.serverCommand(), a.doctorCommand(), a.agentCommand(), a.nodeCommand())
+	grouped(root, "run", a.serverCommand(), a.healthCommand(), a.doctorCommand(), a.agentCommand(), a.nodeCommand())
 	if a.DevServer != nil {
 		grouped(root, "run", a.temporalCommand())
 	}

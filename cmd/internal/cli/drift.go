@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,8 +28,8 @@ const auditLimit = 2 * time.Hour
 func (a *app) driftCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "drift",
-		Short: "Compare what is live on clusters with what was rolled out; nothing is changed",
-	}, a.driftAudit(), a.driftReport(), a.driftList(), a.driftSchedule())
+		Short: "Compare what is live on clusters with what was rolled out, and have Fleet put it right",
+	}, a.driftAudit(), a.driftReport(), a.driftList(), a.driftSchedule(), a.driftCorrect())
 }
 
 func (a *app) driftAudit() *cobra.Command {
@@ -99,8 +97,6 @@ func (a *app) auditNow(ctx context.Context, s *session, in contract.DriftInput, 
 	name := in.Pipeline.Metadata.Name
 	id := contract.DriftID(name)
 	// An audit that nobody waits for any more is cancelled, and makes room for the next.
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	var result contract.DriftResult
 	err := a.withProgress(ctx, s, id, func() error {
 		return s.operation(ctx, id, contract.DriftWorkflow, view.Cut("audit "+name, 100), auditLimit, in, &result)

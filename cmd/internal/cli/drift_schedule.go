@@ -33,6 +33,7 @@ it was applied: apply it again after every change of the file.`,
 	}, a.scheduleApply(), a.scheduleShow(),
 		a.schedulePause("pause", "Let no audit begin until it is resumed", "paused", client.ScheduleHandle.Pause),
 		a.schedulePause("resume", "Let audits begin again", "resumed", unpause),
+		a.scheduleTrigger(),
 		a.scheduleRemove())
 }
 
@@ -192,17 +193,19 @@ func (s *session) noSchedule(pipeline string, err error) error {
 
 // shown is a schedule for people and machines.
 type shownSchedule struct {
-	Pipeline   string      `json:"pipeline"`
-	ScheduleID string      `json:"scheduleId"`
-	Schedule   string      `json:"schedule"`
-	Timezone   string      `json:"timezone"`
-	Probes     bool        `json:"probes"`
-	Ignores    int         `json:"ignores"`
-	Paused     bool        `json:"paused"`
-	Note       string      `json:"note,omitempty"`
-	Next       []time.Time `json:"next,omitempty"`
-	Last       time.Time   `json:"last,omitzero"`
-	Skipped    int         `json:"skipped,omitempty"`
+	Pipeline   string `json:"pipeline"`
+	ScheduleID string `json:"scheduleId"`
+	Schedule   string `json:"schedule"`
+	Timezone   string `json:"timezone"`
+	Probes     bool   `json:"probes"`
+	Ignores    int    `json:"ignores"`
+	// Corrections is how many must approve a correction; 0 means that nothing is corrected.
+	Corrections int         `json:"corrections"`
+	Paused      bool        `json:"paused"`
+	Note        string      `json:"note,omitempty"`
+	Next        []time.Time `json:"next,omitempty"`
+	Last        time.Time   `json:"last,omitzero"`
+	Skipped     int         `json:"skipped,omitempty"`
 }
 
 const shownNext = 3
@@ -224,6 +227,9 @@ func shownOf(pipeline string, plan schedulePlan) shownSchedule {
 	r := shownSchedule{Pipeline: pipeline, ScheduleID: contract.DriftID(pipeline)}
 	if d := plan.input.Pipeline.Spec.Drift; d != nil {
 		r.Schedule, r.Timezone, r.Probes, r.Ignores = d.Schedule, first(d.Timezone, "UTC"), d.Probes, len(d.Ignore)
+		if d.Correct != nil {
+			r.Corrections = d.Correct.Approvals
+		}
 	}
 	if state := plan.d.Schedule.State; state != nil {
 		r.Paused, r.Note = state.Paused, state.Note
@@ -247,6 +253,9 @@ func (a *app) scheduleText(w io.Writer, r shownSchedule) error {
 		state += " (" + view.Cut(r.Note, 100) + ")"
 	}
 	rows = append(rows, []string{"state", state}, []string{"measures requirements", map[bool]string{true: "yes", false: "no"}[r.Probes]}, []string{"ignores", fmt.Sprint(r.Ignores)})
+	if r.Corrections > 0 {
+		rows = append(rows, []string{"corrects", fmt.Sprintf("after %d approvals", r.Corrections)})
+	}
 	if !r.Last.IsZero() {
 		rows = append(rows, []string{"last begun", r.Last.UTC().Format(time.RFC3339)})
 	}
@@ -293,6 +302,27 @@ func (a *app) schedulePause(verb, short, done string, do func(client.ScheduleHan
 	})
 	addBy(c.Flags(), &by)
 	c.Flags().StringVar(&why, "why", "", "why; it is kept with the schedule")
+	return c
+}
+
+func (a *app) scheduleTrigger() *cobra.Command {
+	c := a.pipelineVerb("trigger", "Begin an audit of the schedule now, also while it is paused", func(ctx context.Context, pipeline string) error {
+		return a.withSession(ctx, func(ctx context.Context, s *session) error {
+			if _, err := s.schedule(ctx, pipeline); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			h := s.ScheduleClient().GetHandle(ctx, contract.DriftID(pipeline))
+			if err := h.Trigger(ctx, client.ScheduleTriggerOptions{Overlap: enumspb.SCHEDULE_OVERLAP_POLICY_BUFFER_ONE}); err != nil {
+				return s.noSchedule(pipeline, err)
+			}
+			return a.printApplied(pipeline, "triggered")
+		})
+	})
+	c.Long = `Begin an audit of the schedule now, and do not wait for it. Unlike drift audit, it is compared with the audit
+before, says in Slack what is new, and begins a correction where the pipeline has one. One that runs already is
+waited for.`
 	return c
 }
 

@@ -113,6 +113,11 @@ func (f *fakeSchedule) Unpause(_ context.Context, o client.ScheduleUnpauseOption
 	return nil
 }
 
+func (f *fakeSchedule) Trigger(_ context.Context, o client.ScheduleTriggerOptions) error {
+	f.s.did = append(f.s.did, "trigger "+o.Overlap.String())
+	return nil
+}
+
 func (f *fakeSchedule) Delete(context.Context) error {
 	f.s.did = append(f.s.did, "delete")
 	f.s.schedule = nil
@@ -186,16 +191,17 @@ func TestScheduleApply(t *testing.T) {
 	require.False(t, shown.Paused)
 	require.Len(t, shown.Next, 1)
 
+	require.Equal(t, "drift/np: triggered\n", s.run(t, "drift", "schedule", "trigger", "np").out)
 	// A file without spec.drift removes it.
 	none := pipelineFile(t, "")
 	require.Equal(t, "drift/np: removed\n", s.run(t, "drift", "schedule", "apply", "-f", none).out)
 	require.Contains(t, s.run(t, "drift", "schedule", "apply", "-f", none).out, "there is no schedule")
-	for _, verb := range []string{"show", "pause", "resume", "remove"} {
+	for _, verb := range []string{"show", "pause", "resume", "trigger", "remove"} {
 		r := s.run(t, "drift", "schedule", verb, "np")
 		require.Equal(t, exitNotFound, r.code, verb)
 		requireOneLine(t, r.errors)
 	}
-	require.Equal(t, []string{"create", "update", "update", "delete"}, s.did)
+	require.Equal(t, []string{"create", "update", "update", "trigger BufferOne", "delete"}, s.did)
 }
 
 func TestScheduleThatIsNoneOfOurs(t *testing.T) {

@@ -155,6 +155,13 @@ func classify(err error) (int, string) {
 	}
 }
 
+// interrupted is the end of a verb that a signal ended.
+type interrupted struct{}
+
+func (interrupted) Error() string { return "interrupted" }
+
+func (interrupted) Unwrap() error { return context.Canceled }
+
 // failure is how an error is written with -o json.
 type failure struct {
 	Type     string         `json:"type"`

@@ -41,6 +41,7 @@ type fakeTemporal struct {
 	updates     func(name string, args []any) (any, error)
 	status      *contract.RolloutStatus
 	migration   *contract.MigrateStatus
+	correction  *contract.CorrectionStatus
 	closed      bool
 	missing     bool
 	// unattended means that nobody polls.
@@ -77,6 +78,9 @@ func (f *fakeTemporal) GetWorkflow(_ context.Context, id, _ string) client.Workf
 	name := contract.RolloutWorkflow
 	if strings.HasPrefix(id, contract.MigrateID("")) {
 		name = contract.MigrateWorkflow
+	}
+	if strings.HasPrefix(id, contract.CorrectionID("")) {
+		name = contract.CorrectionWorkflow
 	}
 	return &fakeRun{f, id, name}
 }
@@ -140,6 +144,8 @@ func (f *fakeTemporal) QueryWorkflow(_ context.Context, id, _, _ string, _ ...an
 	switch {
 	case strings.HasPrefix(id, contract.MigrateID("")) && f.migration != nil:
 		status = f.migration
+	case id == contract.CorrectionID("np"):
+		status = f.correction
 	case f.status == nil:
 		return nil, serviceerror.NewDeadlineExceeded("nobody answers")
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 func TestParseWindow(t *testing.T) {
-	week := func(days string) []string { return strings.Fields(days) }
+	week := strings.Fields
 	for text, want := range map[string]migration.Window{
 		"mon-fri 22:00-05:00 Europe/Berlin": {Days: week("mon tue wed thu fri"), From: "22:00", Until: "05:00", Zone: "Europe/Berlin"},
 		"22:00-05:00":                       {From: "22:00", Until: "05:00"},

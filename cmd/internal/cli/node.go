@@ -28,7 +28,7 @@ func (a *app) nodeReach() *cobra.Command {
 		Short: "Read a request from standard input, probe, and write results to standard output",
 		Args:  cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
 			defer stop()
 			return wire.Serve(ctx, a.Stdin, a.Stdout)
 		}),
@@ -41,7 +41,7 @@ func (a *app) nodePreflight() *cobra.Command {
 		Short: "Read requests from standard input, measure the node, and write facts to standard output",
 		Args:  cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
 			defer stop()
 			return node.Serve(ctx, a.Stdin, a.Stdout)
 		}),
@@ -54,7 +54,7 @@ func (a *app) nodeCNI() *cobra.Command {
 		Short: "Read a request of a migration from standard input, do it, and write the reply to standard output",
 		Args:  cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
 			defer stop()
 			return cni.Serve(ctx, a.Stdin, a.Stdout, cni.Host{})
 		}),
@@ -67,8 +67,6 @@ func (a *app) nodeIdle() *cobra.Command {
 		Short: "Do nothing until told to end: the agent's main process",
 		Args:  cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
 			<-ctx.Done()
 			return nil
 		}),

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -43,8 +41,6 @@ func (a *app) server(ctx context.Context, logs config.Log) error {
 	}
 	log := daemon.NewLogger(a.Stderr, cfg.Log)
 	daemon.Adopt(log)
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	if a.DevServer != nil {
 		dev, err := a.startDevServer(ctx, log)
 		if err != nil {
@@ -91,8 +87,6 @@ func (a *app) temporalCommand() *cobra.Command {
 		Short: "Run Temporal and its UI alone",
 		Args:  cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
 			log := daemon.NewLogger(a.Stderr, logs)
 			dev, err := a.startDevServer(ctx, log)
 			if err != nil {

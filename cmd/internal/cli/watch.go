@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,8 +58,6 @@ func (k kind) watch(long string) *cobra.Command {
 // follow ends when the rollout or migration does. Temporal may be away for a while;
 // one that was never there is an error at once.
 func (k kind) follow(ctx context.Context, s *session, name string) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	out := k.watcher()
 	defer out.close()
 	ticker := time.NewTicker(watchInterval)

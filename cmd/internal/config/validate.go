@@ -31,7 +31,7 @@ func validatePipeline(d *document, p *contract.Pipeline, now time.Time) {
 		validateApprovals(d, join(index("spec.environments", i), "gate.approvals"), &p.Spec.Environments[i].Gate.Approvals, &p.Spec)
 	}
 	validateSlack(d, p.Spec.Slack)
-	validateDrift(d, p.Spec.Drift, now)
+	validateDrift(d, p.Spec.Drift, len(p.Spec.People), now)
 }
 
 func validateSource(d *document, s *rancher.Source) {

@@ -12,7 +12,7 @@ import (
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
-func validateDrift(d *document, drift *contract.Drift, now time.Time) {
+func validateDrift(d *document, drift *contract.Drift, people int, now time.Time) {
 	if drift == nil {
 		return
 	}
@@ -28,6 +28,21 @@ func validateDrift(d *document, drift *contract.Drift, now time.Time) {
 	for i := range drift.Ignore {
 		validateIgnore(d, index(join(at, "ignore"), i), &drift.Ignore[i], now)
 	}
+	if drift.Correct != nil {
+		validateCorrect(d, join(at, "correct"), drift.Correct, people)
+	}
+}
+
+// validateCorrect judges the gate of a correction. Without it nothing is corrected, so
+// that one without approvals is a mistake.
+func validateCorrect(d *document, at string, c *contract.DriftCorrect, people int) {
+	switch {
+	case c.Approvals < 1:
+		d.fail(join(at, "approvals"), "is %d; a correction needs at least one approval; leave correct out for none", c.Approvals)
+	case people > 0 && c.Approvals > people:
+		d.fail(join(at, "approvals"), "is %d, and spec.people has %d: the gate could never open", c.Approvals, people)
+	}
+	d.interval(join(at, "timeout"), c.Timeout)
 }
 
 // cronText is what cron and Temporal's schedules both read. Temporal reads the

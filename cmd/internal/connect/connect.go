@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
@@ -72,14 +73,31 @@ func tlsConfig(t config.TLS) (*tls.Config, error) {
 			return nil, errs.Invalid("temporal.tls.caFile: %s holds no certificate", t.CAFile)
 		}
 	}
-	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, errs.Invalid("temporal.tls.certFile and keyFile: %v", err)
+	if t.CertFile == "" {
+		return c, nil
+	}
+	pair, err := clientCertificate(t)
+	if err != nil {
+		return nil, err
+	}
+	c.Certificates = []tls.Certificate{*pair}
+	// Files are read anew for each connection, so that a certificate can be renewed
+	// under a daemon that runs. While they are being written, the first one serves.
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if renewed, err := clientCertificate(t); err == nil {
+			return renewed, nil
 		}
-		c.Certificates = []tls.Certificate{pair}
+		return pair, nil
 	}
 	return c, nil
+}
+
+func clientCertificate(t config.TLS) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, errs.Invalid("temporal.tls.certFile and keyFile: %v", err)
+	}
+	return &pair, nil
 }
 
 // Explain gives an error of a call to Temporal one of the errs types and a line
@@ -99,6 +117,11 @@ func Explain(err error, t config.Temporal) error {
 		return errs.NotFound("Temporal at %s has no namespace %q: make it, or name another with --temporal-namespace", t.Address, t.Namespace)
 	case errors.As(err, &denied), code == codes.PermissionDenied, code == codes.Unauthenticated:
 		return errs.Denied("Temporal at %s refuses the credentials: %s", t.Address, reason(err))
+	case Unindexed(err):
+		return errs.Unavailable("Temporal at %s does not know Portcullis's search attributes yet: the first daemon registers them, and Temporal takes notice within a minute (%s)",
+			t.Address, reason(err))
+	case strings.Contains(alert(err), "certificate"):
+		return errs.Denied("Temporal at %s refuses the connection (%s): %s", t.Address, alert(err), aboutCertificate(t.TLS))
 	case errors.As(err, &authority), errors.As(err, &host), strings.Contains(err.Error(), "x509: "):
 		return errs.Untrusted("the certificate of Temporal at %s does not verify: %s", t.Address, reason(err))
 	case errors.As(err, &network), unavailable(err), errors.Is(err, context.DeadlineExceeded):
@@ -106,6 +129,48 @@ func Explain(err error, t config.Temporal) error {
 	default:
 		return err
 	}
+}
+
+// remoteAlert is how Go's TLS begins to tell what the other side said before it
+// broke off.
+const remoteAlert = "remote error: tls: "
+
+// alert is what the other side said of the handshake, or "".
+func alert(err error) string {
+	_, said, _ := strings.Cut(err.Error(), remoteAlert)
+	said, _, _ = strings.Cut(said, `"`)
+	return strings.TrimSpace(said)
+}
+
+// aboutCertificate is what is to be done where the other side does not like the
+// client's certificate.
+func aboutCertificate(t config.TLS) string {
+	if t.CertFile == "" {
+		return "it asks for a client certificate; name one in temporal.tls.certFile and keyFile"
+	}
+	pair, err := clientCertificate(t)
+	if err != nil {
+		return errs.Message(err)
+	}
+	if leaf, err := x509.ParseCertificate(pair.Certificate[0]); err == nil && time.Now().After(leaf.NotAfter) {
+		return fmt.Sprintf("the client certificate in %s expired on %s; renew it", t.CertFile, leaf.NotAfter.UTC().Format(time.DateOnly))
+	}
+	return "see that the client certificate in " + t.CertFile + " is of an authority that Temporal trusts"
+}
+
+// Unindexed tells whether Temporal does not know a search attribute. It also says
+// so for up to a minute after one was registered.
+func Unindexed(err error) bool {
+	var invalid *serviceerror.InvalidArgument
+	if !errors.As(err, &invalid) {
+		return false
+	}
+	for _, said := range []string{"has no mapping defined for search attribute", "is not a valid search attribute", "is not defined"} {
+		if strings.Contains(invalid.Message, said) && strings.Contains(invalid.Message, "search attribute") {
+			return true
+		}
+	}
+	return false
 }
 
 func unavailable(err error) bool {

@@ -80,6 +80,8 @@ type Daemon struct {
 	// temporal is set once it is connected, and watching once Rancher's caches are filled.
 	temporal atomic.Pointer[client.Client]
 	watching atomic.Bool
+	// news has something in it once one of the dependencies has come.
+	news chan struct{}
 }
 
 // shutdownTimeout is how long activities may take to end when the daemon stops.
@@ -101,7 +103,7 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{opts: o, parts: parts, health: newHealth(time.Now), polls: newPolls(time.Now), world: newWorld(o.Config.Temporal.Namespace, o.Logger)}
+	d := &Daemon{opts: o, parts: parts, health: newHealth(time.Now), polls: newPolls(time.Now), world: newWorld(o.Config.Temporal.Namespace, o.Logger), news: make(chan struct{}, 1)}
 	if d.metrics, err = newMetrics(o, slices.Concat(parts.Collectors, []prometheus.Collector{d.health.up, d.world})...); err != nil {
 		return nil, err
 	}
@@ -138,6 +140,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	defer temporal.Close()
 	d.temporal.Store(&temporal)
+	d.came()
 	if err := d.registerSearchAttributes(ctx, temporal); err != nil {
 		return ended(ctx, err)
 	}
@@ -150,6 +153,7 @@ func (d *Daemon) work(ctx context.Context, temporal client.Client, broken chan e
 	if err := w.Start(); err != nil {
 		return ended(ctx, connect.Explain(err, d.opts.Config.Temporal))
 	}
+	d.came()
 	if d.opts.Config.Metrics.Listen != "" {
 		go d.world.follow(ctx, temporal)
 	}

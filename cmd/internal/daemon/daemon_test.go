@@ -13,6 +13,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"google.golang.org/grpc"
@@ -133,6 +134,17 @@ type fakeOperator struct {
 	have  map[string]enumspb.IndexedValueType
 	errs  []error
 	added map[string]enumspb.IndexedValueType
+	// unnoticed is how often it does not know yet what was added.
+	unnoticed int
+	searched  string
+}
+
+func (f *fakeOperator) ListWorkflow(_ context.Context, r *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error) {
+	f.searched = r.GetQuery()
+	if f.unnoticed--; f.unnoticed >= 0 {
+		return nil, serviceerror.NewInvalidArgument("Namespace default has no mapping defined for search attribute PortcullisPipeline")
+	}
+	return &workflowservice.ListWorkflowExecutionsResponse{}, nil
 }
 
 func (f *fakeOperator) OperatorService() operatorservice.OperatorServiceClient { return f }
@@ -153,13 +165,18 @@ func TestSearchAttributesAreRegisteredWhereTheyAreMissing(t *testing.T) {
 	d, log := newDaemon(t, &fakeRancher{}, nil)
 	const keyword = enumspb.INDEXED_VALUE_TYPE_KEYWORD
 
-	f := &fakeOperator{have: map[string]enumspb.IndexedValueType{contract.AttrPipeline.GetName(): keyword}, errs: []error{serviceerror.NewUnavailable("later")}}
+	f := &fakeOperator{have: map[string]enumspb.IndexedValueType{contract.AttrPipeline.GetName(): keyword}, errs: []error{serviceerror.NewUnavailable("later")}, unnoticed: 2}
 	require.NoError(t, d.registerSearchAttributes(t.Context(), f))
 	require.Len(t, f.added, len(SearchAttributes())-1)
+	require.Equal(t, -1, f.unnoticed, "it waits until Temporal has taken notice")
+	for name := range SearchAttributes() {
+		require.Contains(t, f.searched, name)
+	}
 
 	f = &fakeOperator{have: SearchAttributes()}
 	require.NoError(t, d.registerSearchAttributes(t.Context(), f))
 	require.Nil(t, f.added)
+	require.Empty(t, f.searched, "what was there needs no time")
 
 	f = &fakeOperator{have: map[string]enumspb.IndexedValueType{contract.AttrState.GetName(): enumspb.INDEXED_VALUE_TYPE_INT}}
 	require.Equal(t, errs.TypeConflict, errs.TypeOf(d.registerSearchAttributes(t.Context(), f)))

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -188,8 +189,18 @@ func (d *Daemon) watch(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
+		case <-d.news:
+			soon = lookSoon
 		}
 		timer.Stop()
+	}
+}
+
+// came has the dependencies looked at now: one of them has just come.
+func (d *Daemon) came() {
+	select {
+	case d.news <- struct{}{}:
+	default: // a look is due anyway
 	}
 }
 
@@ -203,7 +214,7 @@ func (d *Daemon) look(ctx context.Context) {
 	} {
 		all.Go(func() {
 			err := ask(ctx)
-			if ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
+			if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
 				return // the daemon ends
 			}
 			d.noted(dep, err)

@@ -107,6 +107,28 @@ func TestHungDependenciesDoNotHarmLiveness(t *testing.T) {
 	})
 }
 
+// A daemon is ready when what it needs has come, and not when it is next looked at.
+func TestWhatComesIsSeenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := newDaemon(t, &fakeRancher{}, func() error { return nil })
+		go d.watch(t.Context())
+		time.Sleep(lookSoon + 2*lookSoon + 4*lookSoon + time.Millisecond) // the next look is two seconds away
+		d.watching.Store(true)
+		d.came()
+		synctest.Wait()
+		_, said := get(t, d.health.readyz)
+		require.Contains(t, said, "rancher: ready")
+
+		// What comes with it, a moment later, is not waited for as long either.
+		done := d.polls.begin()
+		defer done(nil)
+		time.Sleep(lookSoon)
+		synctest.Wait()
+		_, said = get(t, d.health.readyz)
+		require.Contains(t, said, "worker: ready")
+	})
+}
+
 func TestRoutes(t *testing.T) {
 	d, _ := newDaemon(t, &fakeRancher{}, nil)
 	d.metrics.registry = prometheus.NewRegistry()

@@ -40,6 +40,7 @@ func (d *Daemon) startRancher(ctx context.Context, last error, broken chan<- err
 		}
 		if last = d.useRancher(ctx, last); last == nil {
 			d.watching.Store(true)
+			d.came()
 			d.opts.Logger.Info("Rancher is in use", "url", d.opts.Config.Rancher.URL, "workspace", d.opts.Config.Rancher.Workspace)
 			return
 		}

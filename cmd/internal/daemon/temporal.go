@@ -13,6 +13,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/log"
@@ -103,10 +104,12 @@ func SearchAttributes() map[string]enumspb.IndexedValueType {
 // daemon goes on: they may be there without its being allowed to list them.
 func (d *Daemon) registerSearchAttributes(ctx context.Context, c client.Client) error {
 	for n := 0; ; n++ {
-		err := d.addSearchAttributes(ctx, c)
+		added, err := d.addSearchAttributes(ctx, c)
 		var exists *serviceerror.AlreadyExists
 		switch {
-		case err == nil, errors.As(err, &exists):
+		case added, errors.As(err, &exists):
+			return d.awaitSearchAttributes(ctx, c)
+		case err == nil:
 			return nil
 		case forbidden(err):
 			d.opts.Logger.Warn("the search attributes cannot be registered with these credentials; where they are missing, rollouts cannot start",
@@ -122,30 +125,66 @@ func (d *Daemon) registerSearchAttributes(ctx context.Context, c client.Client) 
 	}
 }
 
-func (d *Daemon) addSearchAttributes(ctx context.Context, c client.Client) error {
+// noticeTimeout is more than Temporal takes to take notice of a new search
+// attribute. It keeps what it knows of them for a minute.
+const noticeTimeout = 2 * time.Minute
+
+// awaitSearchAttributes waits until Temporal can search by what was registered:
+// until then it refuses to start rollouts. One that never says so holds nothing up.
+func (d *Daemon) awaitSearchAttributes(ctx context.Context, c client.Client) error {
+	d.opts.Logger.Info("search attributes are registered; waiting until Temporal takes notice", "namespace", d.opts.Config.Temporal.Namespace)
+	within, cancel := context.WithTimeout(ctx, noticeTimeout)
+	defer cancel()
+	for n := 0; ; n++ {
+		err := d.searches(within, c)
+		if !connect.Unindexed(err) && (err == nil || !mayPass(connect.Explain(err, d.opts.Config.Temporal))) {
+			return nil
+		}
+		if !d.opts.Backoff.wait(within, n) {
+			return ctx.Err()
+		}
+	}
+}
+
+// searches asks for a rollout by every search attribute.
+func (d *Daemon) searches(ctx context.Context, c client.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var query []string
+	for _, name := range slices.Sorted(maps.Keys(SearchAttributes())) {
+		query = append(query, name+" = 'none'")
+	}
+	_, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+		Namespace: d.opts.Config.Temporal.Namespace, PageSize: 1, Query: strings.Join(query, " AND "),
+	})
+	return err
+}
+
+// addSearchAttributes tells whether there was something to add.
+func (d *Daemon) addSearchAttributes(ctx context.Context, c client.Client) (added bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	namespace := d.opts.Config.Temporal.Namespace
 	have, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
 	if err != nil {
-		return err
+		return false, err
 	}
 	missing := SearchAttributes()
 	for name, want := range SearchAttributes() {
 		switch got, there := have.GetCustomAttributes()[name]; {
 		case there && got != want:
-			return errs.Conflict("the search attribute %s of Temporal's namespace %s has the type %s and not Keyword: remove it there", name, namespace, got)
+			return false, errs.Conflict("the search attribute %s of Temporal's namespace %s has the type %s and not Keyword: remove it there", name, namespace, got)
 		case there:
 			delete(missing, name)
 		}
 	}
 	if len(missing) == 0 {
-		return nil
+		return false, nil
 	}
 	_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
 		Namespace: namespace, SearchAttributes: missing,
 	})
-	return err
+	return err == nil, err
 }
 
 func forbidden(err error) bool {

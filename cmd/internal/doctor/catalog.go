@@ -18,13 +18,14 @@ const (
 	TemporalList             = "temporal-list"
 	TemporalDaemons          = "temporal-daemons"
 
-	RancherReach     = "rancher-reach"
-	RancherToken     = "rancher-token"
-	RancherVersion   = "rancher-version"
-	FleetAPI         = "fleet-api"
-	FleetClusters    = "fleet-clusters"
-	ManagementRights = "management-permissions"
-	GitReach         = "git-reach"
+	RancherReach              = "rancher-reach"
+	RancherToken              = "rancher-token"
+	RancherVersion            = "rancher-version"
+	FleetAPI                  = "fleet-api"
+	FleetClusters             = "fleet-clusters"
+	ManagementRights          = "management-permissions"
+	ManagementMigrationRights = "management-permissions-migration"
+	GitReach                  = "git-reach"
 
 	ClusterReach           = "cluster-reach"
 	ClusterFleetAgent      = "cluster-fleet-agent"
@@ -50,6 +51,7 @@ var Catalog = []Check{
 	{RancherToken, "Until when is the token valid?"},
 	{RancherVersion, "Which version is it?"},
 	{ManagementRights, "May the token do on the management cluster what a rollout does there?"},
+	{ManagementMigrationRights, "May it do there what a migration does besides?"},
 	{FleetAPI, "Are Fleet's types there, with the fields that a rollout relies on?"},
 	{FleetClusters, "Which clusters are in the workspace, and are they connected?"},
 	{GitReach, "Does each repository answer to its credentials, and is its branch there?"},

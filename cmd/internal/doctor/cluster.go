@@ -6,8 +6,13 @@ import (
 	"strings"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/verify"
+	"portcullis.dev/portcullis/deploy/rbac"
 	"portcullis.dev/portcullis/rancher"
 )
 
@@ -63,15 +68,43 @@ func (m *management) cluster(ctx context.Context, c rancher.Cluster) {
 	m.check(ctx, ClusterFleetAgent, c.Name, func(context.Context) finding { return m.fleetAgent(c) })
 	agent := m.Config.Agent.Namespace
 	for _, r := range []struct {
-		id      string
-		needs   []need
-		lacking Status
+		id         string
+		capability rbac.Capability
+		lacking    Status
 	}{
-		{ClusterRights, onCluster(agent), Fail}, {ClusterPreflightRights, forPreflight(), Warn}, {ClusterDriftRights, forAudit(), Warn}, {ClusterMigrationRights, forMigration(), Warn},
+		{ClusterRights, rbac.Rollout, Fail}, {ClusterPreflightRights, rbac.Preflight, Warn},
+		{ClusterDriftRights, rbac.Drift, Warn}, {ClusterMigrationRights, rbac.Migration, Warn},
 	} {
-		m.check(ctx, r.id, c.Name, func(ctx context.Context) finding { return m.rights(ctx, m.client, c.ID, r.needs, r.lacking) })
+		m.check(ctx, r.id, c.Name, func(ctx context.Context) finding {
+			kube, err := typedClient(m.client, c.ID)
+			if err != nil {
+				return failed(errs.FromRancher(err))
+			}
+			needs := rbac.OnCluster(r.capability, agent)
+			if r.capability == rbac.Rollout {
+				more, err := namespaceNeeds(ctx, kube, agent)
+				if err != nil {
+					return m.unasked(ctx, err, c.ID, r.lacking)
+				}
+				needs = append(needs, more...)
+			}
+			return m.rights(ctx, kube, c.ID, "cluster/"+string(r.capability)+".yaml", needs, r.lacking)
+		})
 	}
 	m.check(ctx, ClusterAgents, c.Name, func(ctx context.Context) finding { return m.agents(ctx, c) })
+}
+
+// namespaceNeeds looks whether the agents' namespace is there, and whose it is. Where that may
+// not be seen, it is the first of what is missing.
+func namespaceNeeds(ctx context.Context, kube kubernetes.Interface, name string) ([]rbac.Permission, error) {
+	ns, err := kube.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsForbidden(err):
+		return nil, nil
+	case err != nil && !apierrors.IsNotFound(err):
+		return nil, err
+	}
+	return forNamespace(name, err == nil, verify.IsOurs(ns)), nil
 }
 
 func (m *management) ping(ctx context.Context, c rancher.Cluster) finding {
@@ -95,7 +128,10 @@ func (m *management) fleetAgent(c rancher.Cluster) finding {
 func (m *management) agents(ctx context.Context, c rancher.Cluster) finding {
 	activities := verify.New(verify.Config{Image: m.Config.Agent.Image, Namespace: m.Config.Agent.Namespace}, m.client)
 	state, err := activities.AgentStatus(ctx, verify.AgentInput{Cluster: c})
-	if err != nil {
+	switch {
+	case errs.TypeOf(err) == errs.TypeDenied:
+		return broken("see "+ClusterRights, "%s", oneLine(errs.Message(err)))
+	case err != nil:
 		return failed(err)
 	}
 	if !state.Installed {

@@ -33,6 +33,7 @@ import (
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/cmd/internal/config"
 	"portcullis.dev/portcullis/cmd/internal/daemon"
+	"portcullis.dev/portcullis/deploy/rbac"
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/workflows/contract"
 )
@@ -98,10 +99,11 @@ func (f *fakeTemporal) DescribeTaskQueue(context.Context, string, enumspb.TaskQu
 type fakeRancher struct {
 	mu      sync.Mutex
 	answers map[string]any
-	// refused are the needs that are not granted, as need writes them.
+	// refused are the permissions that are not granted, as rbac writes them.
 	refused []string
-	// requests are what was asked, by method and path.
+	// requests are what was asked, by method and path, and asked the permissions, by cluster.
 	requests []string
+	asked    map[string][]string
 }
 
 const token = "token-abc12:s3cret-of-the-token"
@@ -122,7 +124,10 @@ func (f *fakeRancher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		a := review.Spec.ResourceAttributes
-		review.Status.Allowed = !slices.Contains(f.refused, need{a.Group, a.Resource, a.Subresource, a.Namespace, a.Verb}.String())
+		asked := rbac.Permission{Group: a.Group, Resource: a.Resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name, Verb: a.Verb}.String()
+		cluster, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/k8s/clusters/"), "/")
+		f.asked[cluster] = append(f.asked[cluster], asked)
+		review.Status.Allowed = !slices.Contains(f.refused, asked)
 		review.APIVersion, review.Kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
 		w.WriteHeader(http.StatusCreated)
 		_ = json.NewEncoder(w).Encode(review)
@@ -131,6 +136,10 @@ func (f *fakeRancher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer, ok := f.answers[r.URL.Path]
 	if !ok {
 		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	if code, is := answer.(int); is {
+		w.WriteHeader(code)
 		return
 	}
 	_ = json.NewEncoder(w).Encode(answer)
@@ -162,7 +171,7 @@ func openAPI(without ...string) object {
 				at = next
 			}
 		}
-		root["x-kubernetes-group-version-kind"] = []object{{"group": fleetGroup, "kind": kind, "version": "v1alpha1"}}
+		root["x-kubernetes-group-version-kind"] = []object{{"group": "fleet.cattle.io", "kind": kind, "version": "v1alpha1"}}
 		schemas["io.cattle.fleet.v1alpha1."+kind] = root
 	}
 	return object{"components": object{"schemas": schemas}}
@@ -179,7 +188,7 @@ func wellRancher() *fakeRancher {
 		return object{"metadata": object{"name": id}, "status": object{"conditions": []object{{"type": "Connected", "status": connected, "message": "the tunnel is down"}}}}
 	}
 	const k8s = "/k8s/clusters/local/apis/"
-	return &fakeRancher{answers: map[string]any{
+	return &fakeRancher{asked: map[string][]string{}, answers: map[string]any{
 		k8s + "management.cattle.io/v3/settings/server-url":                object{},
 		k8s + "management.cattle.io/v3/settings/server-version":            object{"value": "v2.12.1"},
 		"/v3/tokens/token-abc12":                                           object{"expiresAt": now.Add(90 * 24 * time.Hour).Format(time.RFC3339), "userId": "u-1"},
@@ -340,6 +349,22 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 		"no Rancher": {func(s *setting) {
 			delete(s.rancher.answers, "/k8s/clusters/local/apis/management.cattle.io/v3/settings/server-url")
 		}, RancherReach, Fail, "it is not Rancher", "name is right"},
+		"no rights on a cluster": {func(s *setting) {
+			for _, p := range rbac.OnCluster(rbac.Drift, rbac.AgentNamespace) {
+				s.rancher.refused = append(s.rancher.refused, p.String())
+			}
+		}, ClusterDriftRights, Warn, fmt.Sprintf("none of the %d that are needed is granted", len(rbac.OnCluster(rbac.Drift, rbac.AgentNamespace))), "deploy/rbac/cluster/drift.yaml"},
+		// A token that may not read anything is a good one: what it lacks is told.
+		"no rights": {func(s *setting) {
+			s.rancher.answers["/k8s/clusters/local/apis/management.cattle.io/v3/settings/server-url"] = http.StatusForbidden
+			s.rancher.refused = []string{"get settings.management.cattle.io server-url"}
+		}, ManagementRights, Fail, "1 is missing: get settings.management.cattle.io server-url", "deploy/rbac/management/rollout.yaml"},
+		"no right to see Rancher": {func(s *setting) {
+			s.rancher.answers["/k8s/clusters/local/apis/management.cattle.io/v3/settings/server-url"] = http.StatusForbidden
+		}, RancherReach, Warn, "takes the token, which may not read Rancher's setting server-url", ManagementRights},
+		"no right to list clusters": {func(s *setting) {
+			s.rancher.answers["/k8s/clusters/local/apis/management.cattle.io/v3/clusters"] = http.StatusForbidden
+		}, ClusterReach, Skipped, "the clusters cannot be listed", ""},
 		"token expires": {func(s *setting) {
 			s.rancher.answers["/v3/tokens/token-abc12"] = object{"expiresAt": now.Add(50 * time.Hour).Format(time.RFC3339)}
 		}, RancherToken, Warn, "expires in 2 days", "new API token"},
@@ -352,7 +377,9 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 			delete(s.rancher.answers, "/k8s/clusters/local/apis/management.cattle.io/v3/settings/server-version")
 		}, RancherVersion, Skipped, "does not tell", ""},
 		"management right": {func(s *setting) { s.rancher.refused = []string{"create gitrepos.fleet.cattle.io in fleet-default"} }, ManagementRights, Fail, "1 is missing: create gitrepos.fleet.cattle.io in fleet-default", "grant"},
-		"cluster rights":   {func(s *setting) { s.rancher.refused = []string{"create pods/exec in portcullis-system", "list pods"} }, ClusterRights, Fail, "2 are missing: create pods/exec in portcullis-system; list pods", "c-m-1"},
+		"migration's mark": {func(s *setting) { s.rancher.refused = []string{"patch clusters.fleet.cattle.io in fleet-default"} }, ManagementMigrationRights, Warn, "1 is missing: patch clusters.fleet.cattle.io in fleet-default", "deploy/rbac/management/migration.yaml"},
+		"cluster rights":   {func(s *setting) { s.rancher.refused = []string{"create pods/exec in portcullis-system", "list pods"} }, ClusterRights, Fail, "2 are missing: create pods/exec in portcullis-system; list pods", "deploy/rbac/cluster/rollout.yaml on the cluster c-m-1"},
+		"verbs on one":     {func(s *setting) { s.rancher.refused = []string{"watch pods", "list pods"} }, ClusterRights, Fail, "2 are missing: list, watch pods", "c-m-1"},
 		"preflight right":  {func(s *setting) { s.rancher.refused = []string{"list ippools.crd.projectcalico.org"} }, ClusterPreflightRights, Warn, "ippools", "grant"},
 		"migration right":  {func(s *setting) { s.rancher.refused = []string{"escalate clusterroles.rbac.authorization.k8s.io"} }, ClusterMigrationRights, Warn, "escalate", "grant"},
 		"no Fleet": {func(s *setting) {
@@ -425,12 +452,14 @@ func TestTheTimeIsLimited(t *testing.T) {
 
 func TestScopes(t *testing.T) {
 	for header, want := range map[string]Status{
-		"chat:write,usergroups:read,users:read": OK,
-		"usergroups:read, chat:write":           OK,
-		"chat:write":                            Warn,
-		"usergroups:read":                       Fail,
-		"chat:write.public":                     Fail,
-		"":                                      Warn,
+		"chat:write,usergroups:read,users:read,files:write": OK,
+		"files:write, usergroups:read, chat:write":          OK,
+		"chat:write,files:write":                            Warn,
+		"chat:write,usergroups:read":                        Warn,
+		"chat:write":                                        Warn,
+		"usergroups:read":                                   Fail,
+		"chat:write.public":                                 Fail,
+		"":                                                  Warn,
 	} {
 		f := scopes("gatekeeper", "Example", header)
 		require.Equal(t, want, f.status, header)
@@ -451,8 +480,8 @@ func TestMinor(t *testing.T) {
 }
 
 func TestLackTellsErrors(t *testing.T) {
-	missing, err := lack(onCluster("x"), func(n need) (bool, error) {
-		if n.resource == "nodes" {
+	missing, err := lack(rbac.OnCluster(rbac.Rollout, "x"), func(n rbac.Permission) (bool, error) {
+		if n.Resource == "nodes" {
 			return false, errors.New("broken")
 		}
 		return true, nil
@@ -476,15 +505,59 @@ func TestEveryCheckIsDocumented(t *testing.T) {
 	require.Empty(t, documented, "docs/doctor.md has checks that are not made")
 }
 
-// No two needs are the same, and every failure's type has a remedy.
-func TestNeedsAndRemedies(t *testing.T) {
-	for _, list := range [][]need{onManagement("w"), onCluster("a"), forPreflight(), forAudit(), forMigration()} {
-		seen := map[need]bool{}
-		for _, n := range list {
-			require.False(t, seen[n], n.String())
-			seen[n] = true
+// Every permission of the manifests is asked for, where it is granted, and nothing else is.
+func TestWhatTheManifestsGrantIsAsked(t *testing.T) {
+	s := newSetting(t)
+	s.Config.Agent.Namespace, s.Config.Rancher.Workspace = "agents", "ours"
+	s.rancher.answers["/k8s/clusters/c-m-1/api/v1/namespaces/agents"] = object{"metadata": object{"name": "agents"}}
+	for path, answer := range s.rancher.answers {
+		s.rancher.answers[strings.ReplaceAll(path, "fleet-default", "ours")] = answer
+	}
+	Run(t.Context(), s.Options)
+	want := map[string][]string{}
+	for _, c := range rbac.Capabilities {
+		for _, p := range rbac.OnManagement(c, "ours") {
+			want["local"] = append(want["local"], p.String())
+		}
+		for _, p := range rbac.OnCluster(c, "agents") {
+			want["c-m-1"] = append(want["c-m-1"], p.String())
 		}
 	}
+	for cluster, permissions := range want {
+		require.ElementsMatch(t, permissions, s.rancher.asked[cluster], cluster)
+	}
+	require.Len(t, s.rancher.asked, len(want))
+}
+
+// Who made the agents' namespace decides what is needed of it.
+func TestNamespaceOfTheAgents(t *testing.T) {
+	const create, change, remove = "create namespaces portcullis-system", "patch namespaces portcullis-system", "delete namespaces portcullis-system"
+	for name, c := range map[string]struct {
+		namespace any
+		asked     []string
+	}{
+		"not there": {nil, []string{create, change}},
+		"ours":      {object{"metadata": object{"labels": object{"app.kubernetes.io/managed-by": "portcullis"}}}, []string{change, remove}},
+		"another's": {object{"metadata": object{}}, nil},
+	} {
+		s := newSetting(t)
+		if c.namespace != nil {
+			s.rancher.answers["/k8s/clusters/c-m-1/api/v1/namespaces/portcullis-system"] = c.namespace
+		}
+		s.rancher.refused = c.asked
+		got := found(Run(t.Context(), s.Options))[ClusterRights]
+		if c.asked == nil {
+			require.Equal(t, OK, got.Status, name)
+			continue
+		}
+		require.Equal(t, Fail, got.Status, name)
+		require.Contains(t, got.Detail, "2 are missing: ", name)
+		require.Contains(t, got.Remedy, "deploy/rbac/cluster/rollout.yaml", name)
+	}
+}
+
+// Every failure's type has a remedy.
+func TestRemedies(t *testing.T) {
 	for _, kind := range []string{errs.TypeDenied, errs.TypeUntrusted, errs.TypeUnavailable, errs.TypeDeadline, errs.TypeNotFound, errs.TypeInvalid, ""} {
 		require.NotEmpty(t, remedyFor(kind))
 	}

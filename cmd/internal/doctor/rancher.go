@@ -13,12 +13,14 @@ import (
 	"time"
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/source"
+	"portcullis.dev/portcullis/deploy/rbac"
 	"portcullis.dev/portcullis/rancher"
 )
 
@@ -39,24 +41,37 @@ type management struct {
 
 func (d *doctor) rancher(ctx context.Context) {
 	m := &management{doctor: d}
-	rest := []string{RancherToken, RancherVersion, ManagementRights, FleetAPI, FleetClusters, GitReach, ClusterReach}
+	rest := []string{RancherToken, RancherVersion, ManagementRights, ManagementMigrationRights, FleetAPI, FleetClusters, GitReach, ClusterReach}
 	if !d.check(ctx, RancherReach, d.Config.Rancher.URL, m.reach) {
 		d.skip(ctx, "Rancher cannot be used", rest...)
 		return
 	}
 	d.check(ctx, RancherToken, "", m.token)
 	d.check(ctx, RancherVersion, "", m.version)
-	d.check(ctx, ManagementRights, local, func(ctx context.Context) finding {
-		return d.rights(ctx, m.client, local, onManagement(m.client.Workspace()), Fail)
-	})
+	m.managementRights(ctx, ManagementRights, rbac.Rollout, Fail)
+	m.managementRights(ctx, ManagementMigrationRights, rbac.Migration, Warn)
 	if !d.check(ctx, FleetAPI, "", m.fleetAPI) {
 		d.skip(ctx, "Fleet is not as it must be", FleetClusters, GitReach, ClusterReach)
 		return
 	}
 	var clusters []rancher.Cluster
-	d.check(ctx, FleetClusters, m.client.Workspace(), func(ctx context.Context) (f finding) { clusters, f = m.clusters(ctx); return f })
+	listed := d.check(ctx, FleetClusters, m.client.Workspace(), func(ctx context.Context) (f finding) { clusters, f = m.clusters(ctx); return f })
 	m.git(ctx)
+	if !listed {
+		d.skip(ctx, "the clusters cannot be listed", ClusterReach)
+		return
+	}
 	m.downstream(ctx, clusters)
+}
+
+func (m *management) managementRights(ctx context.Context, id string, c rbac.Capability, lacking Status) {
+	m.check(ctx, id, local, func(ctx context.Context) finding {
+		kube, err := typedClient(m.client, local)
+		if err != nil {
+			return failed(errs.FromRancher(err))
+		}
+		return m.rights(ctx, kube, local, "management/"+string(c)+".yaml", rbac.OnManagement(c, m.client.Workspace()), lacking)
+	})
 }
 
 func (m *management) reach(ctx context.Context) finding {
@@ -75,7 +90,11 @@ func (m *management) reach(ctx context.Context) finding {
 	if err == nil {
 		err = client.Check(ctx)
 	}
-	if err != nil {
+	switch {
+	case apierrors.IsForbidden(err):
+		// The token is good; what it lacks is told by its permissions.
+		return doubt("see "+ManagementRights, "it answers and takes the token, which may not read Rancher's setting server-url")
+	case err != nil:
 		return failed(errs.FromRancher(err))
 	}
 	return fine("it answers and takes the token")
@@ -285,7 +304,7 @@ func (m *management) git(ctx context.Context) {
 		}
 	}
 	if len(sources) == 0 {
-		m.skip(ctx, "no pipeline is given (--file), and none is delivered yet", GitReach)
+		m.skip(ctx, "no pipeline is given (--file), and none is seen that is delivered yet", GitReach)
 		return
 	}
 	activities := source.New(source.Config{CAFile: m.Config.Git.CAFile}, m.client)

@@ -15,10 +15,11 @@ import (
 )
 
 // The scopes of the bot's token: without the first nothing is shown; the second
-// finds who is in a user group that may approve.
+// finds who is in a user group that may approve, the third uploads what was measured.
 const (
 	scopeWrite  = "chat:write"
 	scopeGroups = "usergroups:read"
+	scopeFiles  = "files:write"
 )
 
 func (d *doctor) slack(ctx context.Context) {
@@ -81,8 +82,16 @@ func scopes(user, team, header string) finding {
 		return doubt("see them in the app's OAuth & Permissions", "it is %s; Slack does not tell its scopes", who)
 	case !slices.Contains(have, scopeWrite):
 		return broken(remedy(scopeWrite), "it is %s, without the scope %s: nothing can be shown", who, scopeWrite)
-	case !slices.Contains(have, scopeGroups):
-		return doubt(remedy(scopeGroups), "it is %s, without the scope %s: user groups cannot approve", who, scopeGroups)
+	}
+	var lack, so []string
+	for _, s := range []struct{ scope, so string }{{scopeGroups, "user groups cannot approve"}, {scopeFiles, "gates have no picture of what was measured"}} {
+		if !slices.Contains(have, s.scope) {
+			lack, so = append(lack, s.scope), append(so, s.so)
+		}
+	}
+	if len(lack) > 0 {
+		missing := strings.Join(lack, " and ")
+		return doubt(remedy(missing), "it is %s, without the scope %s: %s", who, missing, strings.Join(so, ", and "))
 	}
 	return fine("it is %s, with all scopes", who)
 }

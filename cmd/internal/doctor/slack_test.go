@@ -16,7 +16,7 @@ import (
 
 // The token is tried on Slack's Web API, which tells its scopes in a header.
 func TestSlackIsAskedForTheScopes(t *testing.T) {
-	answer, header := `{"ok":true,"user":"portcullis","team":"Example"}`, "chat:write,usergroups:read"
+	answer, header := `{"ok":true,"user":"portcullis","team":"Example"}`, "chat:write,usergroups:read,files:write"
 	slack := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/api/auth.test" {
 			w.WriteHeader(http.StatusNotFound)

@@ -181,7 +181,7 @@ func (a *App) decide(ctx context.Context, update string, in Interaction) error {
 	handle, err := a.temporal.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
 		// One press is one update, however often it is delivered.
 		UpdateID:            updateID(in),
-		WorkflowID:          contract.RolloutID(in.Target.Pipeline),
+		WorkflowID:          workflowID(in.Target),
 		FirstExecutionRunID: in.Target.Rollout,
 		UpdateName:          update,
 		WaitForStage:        client.WorkflowUpdateStageCompleted,
@@ -194,6 +194,22 @@ func (a *App) decide(ctx context.Context, update string, in Interaction) error {
 		err = handle.Get(ctx, nil)
 	}
 	return explain(err, in)
+}
+
+// workflowID is what decides about a target.
+func workflowID(t slack.Target) string {
+	if t.Kind == slack.KindCorrection {
+		return contract.CorrectionID(t.Pipeline)
+	}
+	return contract.RolloutID(t.Pipeline)
+}
+
+// this names it to people.
+func this(t slack.Target) string {
+	if t.Kind == slack.KindCorrection {
+		return "this correction of drift of " + t.Pipeline
+	}
+	return "this rollout of " + t.Pipeline
 }
 
 func updateID(in Interaction) string {
@@ -215,27 +231,47 @@ func explain(err error, in Interaction) error {
 	case errors.As(err, &app):
 		return err
 	case errors.As(err, &missing), errors.As(err, &before), errors.As(err, &invalid):
-		return errs.Late("this rollout of %s no longer runs: there is nothing left to decide", in.Target.Pipeline)
+		return errs.Late("%s no longer runs: there is nothing left to decide", this(in.Target))
 	case errors.Is(err, context.DeadlineExceeded):
-		return errs.Unavailable("there was no answer in time, and it may count all the same: see the message, or portcullis rollout status %s", in.Target.Pipeline)
+		return errs.Unavailable("there was no answer in time, and it may count all the same: see the message, or portcullis %s status %s", verbs(in.Target), in.Target.Pipeline)
 	}
-	return errs.Unavailable("Temporal cannot be reached: try again, or decide with portcullis rollout on the command line")
+	return errs.Unavailable("Temporal cannot be reached: try again, or decide with portcullis %s on the command line", verbs(in.Target))
+}
+
+// verbs is the command that decides about it.
+func verbs(t slack.Target) string {
+	if t.Kind == slack.KindCorrection {
+		return "drift correct"
+	}
+	return "rollout"
 }
 
 // details shows what does not fit into the message.
 func (a *App) details(ctx context.Context, in Interaction) error {
-	value, err := a.temporal.QueryWorkflow(ctx, contract.RolloutID(in.Target.Pipeline), "", contract.QueryStatus)
+	value, err := a.temporal.QueryWorkflow(ctx, workflowID(in.Target), "", contract.QueryStatus)
 	if err != nil {
 		return explain(err, in)
 	}
+	view, err := viewOf(in.Target.Kind, value)
+	if err != nil {
+		return errs.Failed("the status of %s cannot be read", this(in.Target))
+	}
+	if view.Rollout != in.Target.Rollout {
+		return errs.Late("%s no longer runs", this(in.Target))
+	}
+	return a.open(ctx, in.Trigger, slack.DetailsModal(view, in.Target))
+}
+
+// viewOf reads a status.
+func viewOf(kind slack.Kind, value converter.EncodedValue) (slack.View, error) {
+	if kind == slack.KindCorrection {
+		var status contract.CorrectionStatus
+		err := value.Get(&status)
+		return slackgate.CorrectionView(contract.Pipeline{}, status, false, ""), err
+	}
 	var status contract.RolloutStatus
-	if err := value.Get(&status); err != nil {
-		return errs.Failed("the rollout's status cannot be read")
-	}
-	if status.FirstRun != in.Target.Rollout {
-		return errs.Late("this rollout of %s no longer runs", in.Target.Pipeline)
-	}
-	return a.open(ctx, in.Trigger, slack.DetailsModal(slackgate.View(slackgate.Of{Status: status}), in.Target))
+	err := value.Get(&status)
+	return slackgate.View(slackgate.Of{Status: status}), err
 }
 
 func (a *App) open(ctx context.Context, trigger string, view slackgo.ModalViewRequest) error {

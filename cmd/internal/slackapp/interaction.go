@@ -165,7 +165,7 @@ func targetOf(value string) (slack.Target, error) {
 	if err := json.Unmarshal([]byte(value), &t); err != nil {
 		return t, errs.Invalid("the button does not say what it is about")
 	}
-	if !label.MatchString(t.Pipeline) || !label.MatchString(t.Environment) || !runID.MatchString(t.Rollout) || !hash.MatchString(t.Evidence) ||
+	if t.Kind != "" && t.Kind != slack.KindCorrection || !label.MatchString(t.Pipeline) || !label.MatchString(t.Environment) || !runID.MatchString(t.Rollout) || !hash.MatchString(t.Evidence) ||
 		t.Channel != "" && !channelID.MatchString(t.Channel) {
 		return slack.Target{}, errs.Invalid("the button does not say what it is about")
 	}

@@ -21,64 +21,21 @@ import (
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 
-	"portcullis.dev/portcullis/activities/deliver"
 	"portcullis.dev/portcullis/activities/slack"
 	"portcullis.dev/portcullis/activities/slack/slacktest"
-	"portcullis.dev/portcullis/activities/source"
-	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/cmd/internal/config"
-	"portcullis.dev/portcullis/probes"
-	"portcullis.dev/portcullis/rancher"
+	"portcullis.dev/portcullis/cmd/internal/estate"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
 )
 
 var address = flag.String("temporal", "", "host:port of a Temporal server to test against; every search attribute of the daemon is registered there")
 
-// estate stands in for Git, Rancher and the agents: one cluster, always well.
-type estate struct{}
-
-func (e estate) register(w worker.Worker) {
-	for name, f := range map[string]any{
-		contract.ActResolve: func(context.Context, source.ResolveInput) (*source.Revision, error) {
-			return &source.Revision{Commit: strings.Repeat("c", 40), Subject: "Let web reach api", Author: "dev"}, nil
-		},
-		contract.ActInspect: func(_ context.Context, in source.InspectInput) (*source.Inspection, error) {
-			return &source.Inspection{Changes: map[string][]source.Change{in.Since[0]: {{Path: "web.yaml", Kind: "modified", Objects: []string{"NetworkPolicy/web"}}}}}, nil
-		},
-		contract.ActClusters: func(context.Context) ([]rancher.Cluster, error) { return []rancher.Cluster{prod()}, nil },
-		contract.ActPlan: func(context.Context, deliver.PlanInput) (*deliver.Plan, error) {
-			return &deliver.Plan{Namespace: "fleet-default", Hash: "plan", Environments: []deliver.EnvironmentPlan{{Name: "prod", Hash: "plan-of-prod", Units: []rancher.Unit{{
-				Namespace: "fleet-default", GitRepo: "policies-prod", Clusters: []rancher.Cluster{prod()},
-				Before: rancher.Before{Kind: rancher.RestoreVerified, Revision: strings.Repeat("b", 40), Current: strings.Repeat("b", 40)},
-			}}}}}, nil
-		},
-		contract.ActEnsureAgent: func(context.Context, verify.AgentInput) (*verify.Agents, error) { return &verify.Agents{}, nil },
-		contract.ActMeasure: func(_ context.Context, in verify.Input) (*probes.Evidence, error) {
-			return &probes.Evidence{Cluster: in.Cluster.Name, Passed: true, Pairs: 1, Hash: strings.Repeat("e", 64)}, nil
-		},
-		contract.ActHold: func(context.Context, deliver.HoldInput) error { return nil },
-	} {
-		w.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name})
-	}
-}
-
-func prod() rancher.Cluster { return rancher.Cluster{ID: "c-prod", Name: "prod-1", Connected: true} }
-
 // pipeline asks for so many approvals, of people who are in Slack.
 func pipeline(name string, required int, people []contract.Person) contract.Pipeline {
-	return contract.Pipeline{
-		APIVersion: contract.APIVersion, Kind: contract.Kind, Metadata: contract.Metadata{Name: name},
-		Spec: contract.Spec{
-			Source: rancher.Source{Repo: "https://git.example.com/policies", Branch: "main"},
-			Environments: []rancher.Environment{{Name: "prod", Gate: rancher.Gate{Approvals: rancher.Approvals{
-				Required: required, Exclude: []rancher.Exclusion{rancher.ExcludeStarter},
-			}}}},
-			Probes: []probes.Requirement{{Name: "web to api", Expect: probes.Allow, From: probes.From{Namespace: "web"}, To: probes.To{Namespace: "api", Selector: "all()", Port: 80}}},
-			People: people,
-			Slack:  &contract.Slack{Channel: "C0GATES", Links: contract.Links{Temporal: "https://temporal.example.com"}},
-		},
-	}
+	p := estate.Pipeline(name, required, people)
+	p.Spec.Slack = &contract.Slack{Channel: "C0GATES", Links: contract.Links{Temporal: "https://temporal.example.com"}}
+	return p
 }
 
 // clock notes when decisions were answered.
@@ -154,7 +111,7 @@ func newStack(t testing.TB) *stack {
 
 	w := worker.New(c, s.queue, worker.Options{})
 	workflows.Register(w)
-	estate{}.register(w)
+	estate.Register(w)
 	w.RegisterActivityWithOptions(slack.New(chat), activity.RegisterOptions{Name: "slack."})
 	require.NoError(t, w.Start())
 	ctx, cancel := context.WithCancel(context.Background())

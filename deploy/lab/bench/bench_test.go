@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -337,7 +338,7 @@ func cpu(b *testing.B, pid int) time.Duration {
 	b.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	must(b, err)
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+2:]))
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+2:]))
 	var ticks int64
 	for _, f := range fields[11:13] { // utime and stime, in 1/100 s
 		n, err := strconv.ParseInt(f, 10, 64)

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -257,7 +258,7 @@ func programs(b *testing.B) map[string]time.Duration {
 		if err != nil {
 			continue // it has ended
 		}
-		open, shut := strings.IndexByte(string(text), '('), strings.LastIndexByte(string(text), ')')
+		open, shut := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
 		for _, field := range strings.Fields(string(text[shut+2:]))[11:15] {
 			ticks, err := strconv.ParseInt(field, 10, 64)
 			must(b, err)

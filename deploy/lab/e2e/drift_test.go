@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -91,11 +92,23 @@ func nextAudit(t *testing.T, at time.Time) audited {
 	return audited{}
 }
 
+// auditNow has the schedule audit at once, and returns what that found.
+func auditNow(t *testing.T) audited {
+	t.Helper()
+	at := time.Now()
+	p.Call(t, 0, "drift", "schedule", "trigger", drive.Pipeline)
+	return nextAudit(t, at)
+}
+
+// The policies that TestDrift changes and deletes.
+const gnp, np = "globalnetworkpolicies.crd.projectcalico.org", "networkpolicies.networking.k8s.io"
+
 // TestDrift: what is changed, added and deleted by hand on prod is in the next scheduled audit's
-// report, and once it is put back in none.
+// report. That begins a correction, which puts right what Fleet has once it is approved, and
+// leaves alone what Fleet has not.
 func TestDrift(t *testing.T) {
 	goodEverywhere(t)
-	file := audits(t, "1m", "probes: true, ")
+	file := audits(t, "1m", "probes: true, correct: {approvals: 1}, ")
 	p.Call(t, 0, "drift", "schedule", "apply", "-f", file, "--by", "e2e")
 	t.Cleanup(func() { p.Call(t, 0, "drift", "schedule", "remove", drive.Pipeline) })
 	if r := p.Call(t, 0, "drift", "schedule", "apply", "-f", file, "--by", "e2e"); !strings.Contains(r.Stdout, "unchanged") {
@@ -103,35 +116,65 @@ func TestDrift(t *testing.T) {
 	}
 
 	// As it was rolled out, nothing is told: no default, no label of Helm's, no annotation of Fleet's.
-	clean := nextAudit(t, time.Now())
+	clean := auditNow(t)
 	if clean.State != "clean" || clean.StartedBy != "schedule" {
 		t.Fatalf("before anything was changed: %s", clean)
 	}
+	break3(t)
 
-	const gnp, np = "globalnetworkpolicies.crd.projectcalico.org", "networkpolicies.networking.k8s.io"
+	// This one the schedule begins by itself.
+	drifted := nextAudit(t, time.Now())
+	if drifted.State != "drifted" {
+		t.Errorf("after three changes: %s", drifted)
+	}
+	told(t, drifted)
+	// The same by hand ends with the code that says so, and writes a page.
+	page := filepath.Join(t.TempDir(), "audit.html")
+	p.Call(t, 9, "drift", "audit", drive.Pipeline, "--html", page, "--by", "e2e")
+	text, err := os.ReadFile(page)
+	if err != nil || !strings.Contains(string(text), "by-hand") {
+		t.Errorf("the page: %v", err)
+	}
+	if r := p.Call(t, 0, "rollout", "status", drive.Pipeline); !strings.Contains(r.Stdout, "last audit: drifted") {
+		t.Errorf("the rollout's status does not tell of the audit: %s", r.Stdout)
+	}
+
+	corrected(t)
+	p.MustKubectl(t, "prod", "-n", "data", "delete", np, "by-hand")
+	back := auditNow(t)
+	if back.State != "clean" {
+		t.Errorf("after all was put back: %s", back)
+	}
+	var news audited
+	if _, err := p.JSON(t.Context(), &news, "drift", "report", drive.Pipeline, "--run", back.RunID, "--since", drifted.RunID); err != nil || news.News == nil || len(news.News.Gone) != 3 {
+		t.Errorf("what is gone since: %v %+v", err, news.News)
+	}
+}
+
+// break3 changes, deletes and adds a policy on prod, and sees to it that none of that outlives
+// the test.
+func break3(t *testing.T) {
+	t.Helper()
 	changed := saved(t, "prod", gnp, "", "default.checkout-api")
 	deleted := saved(t, "prod", np, "data", "db")
-	p.MustKubectl(t, "prod", "patch", gnp, "default.checkout-api", "--type=merge", "-p", `{"spec":{"order":7}}`)
-	p.MustKubectl(t, "prod", "-n", "data", "delete", np, "db")
 	extra := filepath.Join(t.TempDir(), "extra.yaml")
 	must(t, os.WriteFile(extra, []byte("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: by-hand, namespace: data}\nspec: {podSelector: {}, ingress: [{}]}\n"), 0o600))
-	p.MustKubectl(t, "prod", "create", "-f", extra)
-	restored := false
-	restore := func() {
-		if restored {
+	t.Cleanup(func() {
+		if !t.Failed() {
 			return
 		}
-		restored = true
 		p.MustKubectl(t, "prod", "-n", "data", "delete", np, "by-hand", "--ignore-not-found")
 		p.MustKubectl(t, "prod", "replace", "-f", changed)
 		p.MustKubectl(t, "prod", "apply", "-f", deleted)
-	}
-	t.Cleanup(restore)
+	})
+	p.MustKubectl(t, "prod", "patch", gnp, "default.checkout-api", "--type=merge", "-p", `{"spec":{"order":7}}`)
+	p.MustKubectl(t, "prod", "-n", "data", "delete", np, "db")
+	p.MustKubectl(t, "prod", "create", "-f", extra)
+}
 
-	drifted := nextAudit(t, time.Now())
-	if drifted.State != "drifted" || !drifted.Changed {
-		t.Errorf("after three changes: %s", drifted)
-	}
+// told: the three are in the report, with who wrote them, and nothing else is.
+func told(t *testing.T, drifted audited) {
+	t.Helper()
 	want := []string{"changed default.checkout-api", "extra by-hand", "missing db"}
 	if got := drifted.on("prod"); !slices.Equal(got, want) {
 		t.Errorf("prod: %q, want %q", got, want)
@@ -151,25 +194,78 @@ func TestDrift(t *testing.T) {
 			}
 		}
 	}
-	// The same by hand ends with the code that says so, and writes a page.
-	page := filepath.Join(t.TempDir(), "audit.html")
-	p.Call(t, 9, "drift", "audit", drive.Pipeline, "--html", page, "--by", "e2e")
-	text, err := os.ReadFile(page)
-	if err != nil || !strings.Contains(string(text), "by-hand") {
-		t.Errorf("the page: %v", err)
-	}
-	if r := p.Call(t, 0, "rollout", "status", drive.Pipeline); !strings.Contains(r.Stdout, "last audit: drifted") {
-		t.Errorf("the rollout's status does not tell of the audit: %s", r.Stdout)
-	}
+}
 
-	restore()
-	back := nextAudit(t, time.Now())
-	if back.State != "clean" || !back.Changed {
-		t.Errorf("after all was put back: %s", back)
+// correcting is what these tests read of a correction.
+type correcting struct {
+	State     string `json:"state"`
+	Reason    string `json:"reason"`
+	StartedBy string `json:"startedBy"`
+	Left      int    `json:"left"`
+	Units     []struct {
+		GitRepo string `json:"gitRepo"`
+		State   string `json:"state"`
+		Reason  string `json:"reason"`
+		Fix     struct {
+			Findings int      `json:"findings"`
+			Clusters []string `json:"clusters"`
+		} `json:"fix"`
+	} `json:"units"`
+	Gate *struct {
+		Evidence struct{ Hash string } `json:"evidence"`
+	} `json:"gate"`
+	FinishedAt time.Time `json:"finishedAt"`
+}
+
+// correction waits until the last correction is as ok wants it.
+func correction(t *testing.T, limit time.Duration, what string, ok func(correcting) bool) correcting {
+	t.Helper()
+	var c correcting
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(time.Second) {
+		var now correcting
+		if r, err := p.JSON(t.Context(), &now, "drift", "correct", "status", drive.Pipeline); err == nil && r.Code == 0 {
+			if c = now; ok(c) {
+				return c
+			}
+		}
 	}
-	var news audited
-	if _, err := p.JSON(t.Context(), &news, "drift", "report", drive.Pipeline, "--run", back.RunID, "--since", drifted.RunID); err != nil || news.News == nil || len(news.News.Gone) != 3 {
-		t.Errorf("what is gone since: %v %+v", err, news.News)
+	t.Fatalf("the correction is not %s within %s: %+v", what, limit, c)
+	return c
+}
+
+// corrected: the correction that the audit began waits for somebody to approve what it found,
+// and then has Fleet put right the two that Fleet has.
+func corrected(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			_, _ = p.CLI(context.WithoutCancel(t.Context()), "drift", "correct", "reject", drive.Pipeline, "--by", "e2e", "--why", "the test is over")
+		}
+	})
+	repo := drive.Pipeline + "-prod"
+	before := gitRepo(t, repo, "{.spec.correctDrift}")
+	waits := correction(t, time.Minute, "waiting for approval of two findings", func(c correcting) bool {
+		return c.Gate != nil && len(c.Units) == 1 && c.Units[0].Fix.Findings == 2
+	})
+	if u := waits.Units[0]; waits.StartedBy != "schedule" || waits.Left != 1 || u.GitRepo != repo || !slices.Equal(u.Fix.Clusters, []string{"prod"}) {
+		t.Errorf("the correction that waits: %+v", waits)
+	}
+	p.Call(t, 5, "drift", "correct", "approve", drive.Pipeline, "--evidence", strings.Repeat("0", 64), "--by", "e2e")
+	p.Call(t, 0, "drift", "correct", "approve", drive.Pipeline, "--evidence", waits.Gate.Evidence.Hash, "--by", "e2e", "--why", "nobody meant that")
+	done := correction(t, 5*time.Minute, "over", func(c correcting) bool { return !c.FinishedAt.IsZero() })
+	if done.State != "corrected" || done.Left != 1 || len(done.Units) != 1 || done.Units[0].State != "corrected" {
+		t.Fatalf("the correction ended so: %+v", done)
+	}
+	if got := p.MustKubectl(t, "prod", "get", gnp, "default.checkout-api", "-o", "jsonpath={.spec.order}"); got == "7" {
+		t.Error("what was changed by hand is still there")
+	}
+	p.MustKubectl(t, "prod", "-n", "data", "get", np, "db")
+	p.MustKubectl(t, "prod", "-n", "data", "get", np, "by-hand")
+	if got := gitRepo(t, repo, "{.spec.correctDrift}"); got != before {
+		t.Errorf("GitRepo %s: correctDrift is %q after it, and was %q", repo, got, before)
+	}
+	if got := gitRepo(t, repo, `{.metadata.annotations.portcullis\.dev/correcting}`); got != "" {
+		t.Errorf("GitRepo %s is still marked: %s", repo, got)
 	}
 }
 

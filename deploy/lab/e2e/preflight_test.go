@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
+	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
 )
 
 // Preflight measures real nodes and every path between them; and a migration of
@@ -53,6 +56,34 @@ func TestPreflight(t *testing.T) {
 	if r := p.Call(t, 10, "migrate", "plan", "prod"); !strings.Contains(r.Stdout, "no Canal in this cluster") {
 		t.Errorf("a migration from Calico: %s %s", r.Stdout, r.Stderr)
 	}
+}
+
+// A preflight that nobody waits for any more is cancelled.
+func TestInterruptedPreflight(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for ; ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+			if runs, err := p.Runs(ctx, `WorkflowType="Preflight" AND ExecutionStatus="Running"`); err == nil && len(runs) > 0 {
+				cancel()
+			}
+		}
+	}()
+	r, err := p.CLI(ctx, "preflight", "prod")
+	must(t, err)
+	if r.Code != 130 || !strings.HasSuffix(r.Stderr, "portcullis: interrupted\n") {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+	}
+	drivetest.Eventually(t, 30*time.Second, "the preflight to be cancelled", func() string {
+		runs, err := p.Runs(t.Context(), `WorkflowType="Preflight" AND ExecutionStatus="Canceled"`)
+		if err != nil {
+			return err.Error()
+		}
+		if len(runs) == 0 {
+			return "none was"
+		}
+		return ""
+	})
 }
 
 // A gate that asks for a preflight keeps a rollout out of a cluster that cannot

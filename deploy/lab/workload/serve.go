@@ -82,7 +82,7 @@ func (s *service) serveUDP(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, func() { conn.Close() })
+	context.AfterFunc(ctx, func() { _ = conn.Close() })
 	go func() {
 		buf := make([]byte, 65535)
 		for {

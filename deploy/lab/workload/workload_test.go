@@ -36,7 +36,7 @@ func TestEveryPortAnswersAndIsCalled(t *testing.T) {
 	}
 	down := freePort(t, "tcp")
 	o.calls = list{"http://" + o.http + "/", "tcp://" + o.tcp, "udp://" + o.udp, "tcp://" + down}
-	s := newService(o.name, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	s := newService(o.name, slog.New(slog.DiscardHandler))
 	if err := s.start(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}

@@ -223,9 +223,15 @@ type Result struct {
 	Stdout, Stderr string
 }
 
-// CLI calls the command line and returns what it printed and its exit code.
+// endLimit is how long a command may take to end once it was interrupted.
+const endLimit = 20 * time.Second
+
+// CLI calls the command line and returns what it printed and its exit code. The end of ctx
+// interrupts it as a person would.
 func (p *Portcullis) CLI(ctx context.Context, args ...string) (Result, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(p.BinDir, "portcullis"), args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = endLimit
 	var out, errOut bytes.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr = p.env(), &out, &errOut
 	err := cmd.Run()
@@ -297,7 +303,7 @@ func until[S fmt.Stringer](ctx context.Context, limit time.Duration, what string
 		}
 		select {
 		case <-ctx.Done():
-			return last, fmt.Errorf("not %s within %s: %s (%v)", what, limit, last, lastErr)
+			return last, fmt.Errorf("not %s within %s: %s (%s)", what, limit, last, fmt.Sprint(lastErr))
 		case <-time.After(askEvery):
 		}
 	}

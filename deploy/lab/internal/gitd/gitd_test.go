@@ -1,7 +1,6 @@
 package gitd
 
 import (
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -22,7 +21,7 @@ func newRepo(t *testing.T) (Repo, *httptest.Server) {
 	if err := r.Create(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h, err := Handler(root, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	h, err := Handler(root, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,32 +8,24 @@ import (
 	"strings"
 )
 
-// EnsureArchive writes an image as an archive into cache, and takes archives of
-// other builds of the same image away.
-func EnsureArchive(cache string, img Image) (string, error) {
+// ensureArchive has an image written into a file in cache, where it is not there yet,
+// and takes files of other builds of the same image away.
+func ensureArchive(cache, ref string, write func(path string) error) (string, error) {
 	dir := filepath.Join(cache, "archives")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	name, tag, _ := strings.Cut(img.Ref, ":")
-	name = filepath.Base(name)
+	name, tag, _ := strings.Cut(filepath.Base(ref), ":")
 	file := filepath.Join(dir, name+"-"+tag+".tar")
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
+	partial := filepath.Join(dir, ".new-"+filepath.Base(file))
+	defer os.Remove(partial)
+	if err := write(partial); err != nil {
 		return "", err
 	}
-	defer os.Remove(f.Name())
-	if err := WriteArchive(f, []Image{img}); err != nil {
-		f.Close()
-		return "", err
-	}
-	if err := f.Close(); err != nil {
-		return "", err
-	}
-	if err := os.Rename(f.Name(), file); err != nil {
+	if err := os.Rename(partial, file); err != nil {
 		return "", err
 	}
 	olds, err := filepath.Glob(filepath.Join(dir, name+"-*.tar"))

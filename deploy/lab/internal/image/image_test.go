@@ -204,24 +204,26 @@ func layerContent(t *testing.T, l Layer) map[string]string {
 }
 
 func TestTagFollowsTheProgram(t *testing.T) {
-	if _, err := os.Stat(caBundle); err != nil {
-		t.Skip("the machine has no ca-certificates")
-	}
 	dir := t.TempDir()
-	program := filepath.Join(dir, "portcullis")
-	ref := func(content string) string {
+	program := filepath.Join(dir, "workload")
+	made := func(content string) (ref, file string) {
 		t.Helper()
 		if err := os.WriteFile(program, []byte(content), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		img, err := Portcullis(dir, program)
+		ref, file, err := Workload(dir, program)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return img.Ref
+		return ref, file
 	}
-	if a, b := ref("one"), ref("two"); a == b || a != PortcullisName+":7692c3ad3540" {
+	a, old := made("one")
+	b, file := made("two")
+	if a == b || a != WorkloadName+":7692c3ad3540" {
 		t.Errorf("references %s and %s", a, b)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "archives", "*")); err != nil || len(left) != 1 || left[0] != file || file == old {
+		t.Errorf("archives %q, want %s alone: %v", left, file, err)
 	}
 }
 

@@ -1,12 +1,15 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 
+	product "portcullis.dev/portcullis/deploy/image"
 	"portcullis.dev/portcullis/deploy/lab/internal/component"
 )
 
@@ -33,12 +36,9 @@ const (
 	HangingCalico  = "portcullis.dev/lab-hanging-calico-node:" + component.CalicoVersion
 )
 
-// PortcullisName and WorkloadName are the names of the repository's own images;
-// their tags are the hashes of the programs in them.
-const (
-	PortcullisName = "portcullis.dev/portcullis"
-	WorkloadName   = "portcullis.dev/lab-workload"
-)
+// WorkloadName is the name of the sample programs' image; its tag is the hash of
+// the program in it.
+const WorkloadName = "portcullis.dev/lab-workload"
 
 const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -146,33 +146,47 @@ func (b *builder) fleet(base Layer, dir string) []Image {
 // caBundle is the machine's set of public authorities.
 const caBundle = "/etc/ssl/certs/ca-certificates.crt"
 
-// Portcullis is the image of the product: one static program, no root by default.
-func Portcullis(cache, program string) (Image, error) {
-	b := builder{dir: filepath.Join(cache, "layers")}
-	img := b.image(PortcullisName, Config{Entrypoint: []string{"portcullis"}, User: "65532:65532", Env: []string{path}, WorkingDir: "/"}, nil,
-		File{Path: "usr/bin/portcullis", Source: program},
-		File{Path: "etc/ssl/certs/ca-certificates.crt", Source: caBundle, Mode: 0o644},
-		File{Path: "etc/passwd", Content: []byte("root:x:0:0:root:/:/sbin/nologin\nportcullis:x:65532:65532:portcullis:/:/sbin/nologin\n"), Mode: 0o644},
-		File{Path: "tmp", Dir: true, Mode: 0o1777})
-	return tagged(img, program, b.err)
+// Portcullis is the image of the product, as `make image` makes it, in a file to import.
+func Portcullis(cache, program string) (ref, file string, err error) {
+	img, err := product.Build(product.Options{Program: program, Architecture: runtime.GOARCH, Version: "lab"})
+	if err != nil {
+		return "", "", err
+	}
+	sum, err := img.Digest()
+	if err != nil {
+		return "", "", err
+	}
+	idx, err := product.Index(img)
+	if err != nil {
+		return "", "", err
+	}
+	ref = product.Name + ":" + sum.Hex[:12]
+	file, err = ensureArchive(cache, ref, func(path string) error { return product.WriteOCI(path, ref, idx) })
+	return ref, file, err
 }
 
-// Workload is the image of the sample programs that talk to each other.
-func Workload(cache, program string) (Image, error) {
+// Workload is the image of the sample programs that talk to each other, in a file to import.
+func Workload(cache, program string) (ref, file string, err error) {
 	b := builder{dir: filepath.Join(cache, "layers")}
 	img := b.image(WorkloadName, Config{Entrypoint: []string{"/workload"}, User: "65532:65532", Env: []string{path}}, nil,
 		File{Path: "workload", Source: program},
 		File{Path: "tmp", Dir: true, Mode: 0o1777})
-	return tagged(img, program, b.err)
-}
-
-func tagged(img Image, program string, err error) (Image, error) {
-	if err != nil {
-		return Image{}, err
+	if b.err != nil {
+		return "", "", b.err
 	}
 	sum, err := fileHash(program)
-	img.Ref += ":" + sum[:min(12, len(sum))]
-	return img, err
+	if err != nil {
+		return "", "", err
+	}
+	img.Ref += ":" + sum[:12]
+	file, err = ensureArchive(cache, img.Ref, func(path string) error {
+		f, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(WriteArchive(f, []Image{img}), f.Close())
+	})
+	return img.Ref, file, err
 }
 
 // builder keeps the first error, so that a list of images reads as a list.

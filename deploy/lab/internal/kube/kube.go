@@ -8,8 +8,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -91,10 +93,22 @@ func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if resp.StatusCode == http.StatusNotFound {
+		return nil, fmt.Errorf("GET %s: %w", path, fs.ErrNotExist)
+	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, strings.TrimSpace(string(b[:min(len(b), 200)])))
 	}
 	return b, nil
+}
+
+// DaemonSet tells whether there is one of that name.
+func (c *Client) DaemonSet(ctx context.Context, namespace, name string) (bool, error) {
+	_, err := c.get(ctx, "/apis/apps/v1/namespaces/"+namespace+"/daemonsets/"+name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 type condition struct {

@@ -46,7 +46,7 @@ func newBackend(id string, cfg *rest.Config, log *slog.Logger) (*backend, error)
 		FlushInterval: -1, // watches and logs must not wait for a full buffer
 		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() != nil && context.Cause(r.Context()) != errDisconnected {
+			if r.Context().Err() != nil && !errors.Is(context.Cause(r.Context()), errDisconnected) {
 				return // the client left
 			}
 			log.Warn("cluster not reached", "cluster", id, "path", r.URL.Path, "err", err)

@@ -41,7 +41,7 @@ func newLab(t *testing.T, api http.Handler) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: upstream.Certificate().Raw})
 	b, err := newBackend("c-m-test0001", &rest.Config{
 		Host: upstream.URL, TLSClientConfig: rest.TLSClientConfig{CAData: caPEM},
@@ -258,7 +258,7 @@ func TestDisconnectEndsStreamsAndRefusesRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	res := l.get(t, "/k8s/clusters/c-m-test0001/version", l.token)
-	if got := body(t, res); res.StatusCode != 503 || !strings.Contains(got, "disconnected") {
+	if got := body(t, res); res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(got, "disconnected") {
 		t.Errorf("got %d %s, want 503", res.StatusCode, got)
 	}
 	if _, err := lines.ReadString('\n'); err == nil {
@@ -267,7 +267,7 @@ func TestDisconnectEndsStreamsAndRefusesRequests(t *testing.T) {
 	if err := l.files.Connect("c-m-test0001"); err != nil {
 		t.Fatal(err)
 	}
-	if res := l.get(t, "/k8s/clusters/c-m-test0001/version", l.token); res.StatusCode != 200 {
+	if res := l.get(t, "/k8s/clusters/c-m-test0001/version", l.token); res.StatusCode != http.StatusOK {
 		t.Errorf("got %d after connecting again, want 200", res.StatusCode)
 	}
 }
@@ -282,7 +282,7 @@ func TestUnreachableAPIServer(t *testing.T) {
 	b.target.Host = closed.Addr().String()
 	closed.Close()
 	res := l.get(t, "/k8s/clusters/c-m-test0001/version", l.token)
-	if got := body(t, res); res.StatusCode != 503 || !strings.Contains(got, "c-m-test0001") {
+	if got := body(t, res); res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(got, "c-m-test0001") {
 		t.Errorf("got %d %s, want 503 that names the cluster", res.StatusCode, got)
 	}
 	if err := l.server.probe(t.Context(), b.id, b); err == nil {

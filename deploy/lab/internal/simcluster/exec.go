@@ -38,7 +38,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		s.log.Warn("session not opened", "err", err)
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	end := metav1.Status{Status: metav1.StatusSuccess}
 	if err := s.world.reach(streams[remotecommand.StreamStdIn], streams[remotecommand.StreamStdOut]); err != nil {
 		end = metav1.Status{Status: metav1.StatusFailure, Message: err.Error()}

@@ -152,22 +152,15 @@ func BuildOwn(ctx context.Context, cfg Config) (Own, error) {
 	if err != nil {
 		return Own{}, err
 	}
-	p, err := image.Portcullis(cfg.CacheDir, portcullis)
-	if err != nil {
+	var own Own
+	var files [2]string
+	if own.Portcullis, files[0], err = image.Portcullis(cfg.CacheDir, portcullis); err != nil {
 		return Own{}, err
 	}
-	w, err := image.Workload(cfg.CacheDir, workload)
-	if err != nil {
+	if own.Workload, files[1], err = image.Workload(cfg.CacheDir, workload); err != nil {
 		return Own{}, err
 	}
-	own := Own{Portcullis: p.Ref, Workload: w.Ref}
-	for _, i := range []image.Image{p, w} {
-		file, err := image.EnsureArchive(cfg.CacheDir, i)
-		if err != nil {
-			return Own{}, err
-		}
-		own.Archives = append(own.Archives, file)
-	}
+	own.Archives = files[:]
 	return own, nil
 }
 

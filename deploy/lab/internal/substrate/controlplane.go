@@ -195,13 +195,35 @@ func (l *Lab) applyAddons(ctx context.Context, c topology.PlannedCluster, b Buil
 		}
 		all.WriteString("\n---\n")
 	}
-	network, err := networkManifest(c, filepath.Join(b.Components["calico"], "manifests"))
+	moved, err := l.migrated(ctx, c)
 	if err != nil {
 		return err
 	}
-	all.Write(network)
+	if !moved {
+		network, err := networkManifest(c, filepath.Join(b.Components["calico"], "manifests"))
+		if err != nil {
+			return err
+		}
+		all.Write(network)
+	}
 	return poll(ctx, "apply add-ons", time.Minute, time.Second, func(ctx context.Context) error {
 		return kube.Apply(ctx, l.bin("kubectl"), Kubeconfig(l.StateDir, c.Name), all.Bytes())
+	})
+}
+
+// migrated tells whether a cluster was made with Canal and has Calico since: with Canal
+// beside that it would have two networks.
+func (l *Lab) migrated(ctx context.Context, c topology.PlannedCluster) (moved bool, err error) {
+	if c.CNI != topology.Canal {
+		return false, nil
+	}
+	client, err := l.client(c)
+	if err != nil {
+		return false, err
+	}
+	return moved, poll(ctx, "the network of "+c.Name, time.Minute, time.Second, func(ctx context.Context) error {
+		moved, err = client.DaemonSet(ctx, "kube-system", "calico-node")
+		return err
 	})
 }
 
