@@ -4,7 +4,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"os/signal"
@@ -89,7 +88,7 @@ func Main(ctx context.Context, o Options) int {
 	switch {
 	case err != nil && !a.started:
 		err = usageError{err}
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+	case ctx.Err() != nil && cancelled(err):
 		err = interrupted{}
 	}
 	a.tell(err)

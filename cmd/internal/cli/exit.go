@@ -162,6 +162,13 @@ func (interrupted) Error() string { return "interrupted" }
 
 func (interrupted) Unwrap() error { return context.Canceled }
 
+// cancelled tells whether a call ended because its context did. Temporal's client has
+// an error of its own for that.
+func cancelled(err error) bool {
+	var call *serviceerror.Canceled
+	return errors.Is(err, context.Canceled) || errors.As(err, &call)
+}
+
 // failure is how an error is written with -o json.
 type failure struct {
 	Type     string         `json:"type"`

@@ -36,14 +36,16 @@ type fakeTemporal struct {
 	inputs  []any
 
 	startErrors []error
-	results     map[string]any
-	resultErr   map[string]error
-	updates     func(name string, args []any) (any, error)
-	status      *contract.RolloutStatus
-	migration   *contract.MigrateStatus
-	correction  *contract.CorrectionStatus
-	closed      bool
-	missing     bool
+	// starting, where it is set, is called while a start is in flight.
+	starting   func(context.Context) error
+	results    map[string]any
+	resultErr  map[string]error
+	updates    func(name string, args []any) (any, error)
+	status     *contract.RolloutStatus
+	migration  *contract.MigrateStatus
+	correction *contract.CorrectionStatus
+	closed     bool
+	missing    bool
 	// unattended means that nobody polls.
 	unattended bool
 	// deaf means that orders get no answer, though somebody polls.
@@ -60,13 +62,18 @@ func (f *fakeTemporal) did(call string) {
 
 func (f *fakeTemporal) Close() {}
 
-func (f *fakeTemporal) ExecuteWorkflow(_ context.Context, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
+func (f *fakeTemporal) ExecuteWorkflow(ctx context.Context, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
 	name, _ := workflow.(string)
 	f.did("start " + name)
 	if len(f.startErrors) > 0 {
 		err := f.startErrors[0]
 		f.startErrors = f.startErrors[1:]
 		if err != nil {
+			return nil, err
+		}
+	}
+	if f.starting != nil {
+		if err := f.starting(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -94,7 +101,7 @@ func (r *fakeRun) GetID() string    { return r.id }
 func (r *fakeRun) GetRunID() string { return "run-1" }
 func (r *fakeRun) Get(ctx context.Context, into any) error {
 	r.f.did("get " + r.name)
-	if r.f.unattended {
+	if r.f.unattended || r.f.deaf {
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -209,8 +216,14 @@ type ran struct {
 // run runs the command line in this process, with f as Temporal.
 func run(t *testing.T, f *fakeTemporal, args ...string) ran {
 	t.Helper()
+	return runIn(t.Context(), t, f, args...)
+}
+
+// runIn is run in a context that a test may end, as a signal does.
+func runIn(ctx context.Context, t *testing.T, f *fakeTemporal, args ...string) ran {
+	t.Helper()
 	var out, errors bytes.Buffer
-	code := Main(t.Context(), Options{
+	code := Main(ctx, Options{
 		Program: "portcullis", Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errors,
 		LookupEnv: func(name string) (string, bool) {
 			return map[string]string{"PORTCULLIS_BY": "sam"}[name], name == "PORTCULLIS_BY"

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +121,40 @@ func TestWithoutADaemonNothingIsLeftBehind(t *testing.T) {
 			requireOneLine(t, r.errors)
 			require.Contains(t, r.errors, `no Portcullis server is polling task queue "portcullis" at 127.0.0.1:7233`)
 			require.Contains(t, f.calls, "terminate "+f.started[0].ID)
+		})
+	}
+}
+
+// What an interrupted command has started is cancelled, also where the interruption comes
+// before Temporal's answer to the start. Temporal's client has a Canceled of its own.
+func TestInterruptedOperationIsCancelled(t *testing.T) {
+	for name, c := range map[string]struct {
+		starting func(ctx context.Context, interrupt func()) error
+		started  bool
+	}{
+		"while it runs": {func(_ context.Context, interrupt func()) error {
+			time.AfterFunc(20*time.Millisecond, interrupt)
+			return nil
+		}, true},
+		"before the answer to the start": {func(ctx context.Context, interrupt func()) error {
+			interrupt()
+			time.Sleep(20 * time.Millisecond)
+			return ctx.Err()
+		}, true},
+		"with no answer to the start": {func(ctx context.Context, interrupt func()) error {
+			interrupt()
+			<-ctx.Done()
+			return serviceerror.NewCanceled("context canceled")
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, interrupt := context.WithCancel(t.Context())
+			f := &fakeTemporal{deaf: true, starting: func(ctx context.Context) error { return c.starting(ctx, interrupt) }}
+			r := runIn(ctx, t, f, "preflight", "prod")
+			require.Equal(t, exitInterrupted, r.code, r.errors)
+			require.Equal(t, "portcullis: interrupted\n", r.errors)
+			cancelled := slices.ContainsFunc(f.calls, func(call string) bool { return strings.HasPrefix(call, "cancel preflight/") })
+			require.Equal(t, c.started, cancelled, f.calls)
 		})
 	}
 }

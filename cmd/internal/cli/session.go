@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,8 @@ const (
 	// dialTimeout bounds connecting, and callTimeout one short call.
 	dialTimeout = 10 * time.Second
 	callTimeout = 15 * time.Second
+	// startGrace is what a start in flight is given to come back after an interruption.
+	startGrace = 2 * time.Second
 	// pollerAge is older than any poll of a daemon that lives: they last a minute.
 	pollerAge = 75 * time.Second
 )
@@ -154,7 +157,10 @@ func (s *session) takeBack(ctx context.Context, run client.WorkflowRun) {
 // operation runs a small workflow and waits for its result. When the command is
 // interrupted, the workflow is cancelled.
 func (s *session) operation(ctx context.Context, id, name, summary string, limit time.Duration, in, out any) error {
-	run, err := s.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+	// An interruption must not hide from the command what it has started: the call may still come back.
+	starting, stop := outlive(ctx, startGrace)
+	defer stop()
+	run, err := s.ExecuteWorkflow(starting, client.StartWorkflowOptions{
 		ID:                                       id,
 		TaskQueue:                                s.settings.TaskQueue,
 		WorkflowExecutionTimeout:                 limit,
@@ -167,7 +173,7 @@ func (s *session) operation(ctx context.Context, id, name, summary string, limit
 		return errs.Conflict("%s runs already (%s): wait for it to end", name, id)
 	}
 	if err != nil {
-		return err
+		return cmp.Or(ctx.Err(), err)
 	}
 	err = s.attended(ctx, run, func(ctx context.Context) error { return run.Get(ctx, out) })
 	if err != nil && ctx.Err() != nil {
@@ -178,6 +184,13 @@ func (s *session) operation(ctx context.Context, id, name, summary string, limit
 		return errs.Deadline("%s did not end within %s", name, limit)
 	}
 	return err
+}
+
+// outlive is ctx for a call that has grace to come back once ctx has ended.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
+	return out, func() { stop(); cancel() }
 }
 
 func timedOut(err error) bool {
