@@ -114,16 +114,14 @@ func stopped(t *testing.T, s drive.Status, env, to string) {
 
 // TestSecondRolloutIsRefused names the one that runs; --supersede ends it first.
 func TestSecondRolloutIsRefused(t *testing.T) {
-	file := sample(t)
-	goodEverywhere(t)
-	first, second := commit(t, "v1"), commit(t, "good")
+	second := goodEverywhere(t)
+	file, first := devOnly(t), commit(t, "v1")
 	start(t, file, first)
 	running := until(t, drive.Pipeline, "settled in dev", func(s drive.Status) bool { return s.Now("dev") == "verifying" })
 	if r := p.Call(t, 5, "rollout", "start", "-f", file, "--revision", second, "--by", "e2e"); !strings.Contains(r.Stderr, running.RunID) {
 		t.Errorf("a second start does not name run %s: %s", running.RunID, r.Stderr)
 	}
 	start(t, file, second, "--supersede")
-	goodCommit = second
 	s := finish(t, drive.Pipeline)
 	if s.RunID == running.RunID || s.State != "verified" {
 		t.Errorf("the superseding rollout: %s", s)
