@@ -660,27 +660,31 @@ func TestCanalsPodsAreMadeAnew(t *testing.T) {
 				w.renewEvery = tc.every
 				// The controller works on while others wait.
 				controller := time.NewTicker(time.Second)
-				ended := make(chan struct{})
-				defer close(ended)
-				defer controller.Stop()
+				end, stopped := make(chan struct{}), make(chan struct{})
 				go func() {
+					defer close(stopped)
 					for {
 						select {
 						case <-controller.C:
 							w.mu.Lock()
 							w.reconcile()
 							w.mu.Unlock()
-						case <-ended:
+						case <-end:
 							return
 						}
 					}
 				}()
 				begun := time.Now()
 				got, err := undo(t, w, all[split])
+				took := time.Since(begun)
+				// What follows reads the cluster without its lock.
+				controller.Stop()
+				close(end)
+				<-stopped
 				if err != nil {
 					t.Fatal(err)
 				}
-				if took := time.Since(begun); took < tc.least || took > tc.most {
+				if took < tc.least || took > tc.most {
 					t.Errorf("it took %s", took)
 				}
 				left := 0
