@@ -3,10 +3,14 @@ package ops_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"go.temporal.io/sdk/temporal"
 
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/activities/source"
+	"portcullis.dev/portcullis/probes/preflight"
 	"portcullis.dev/portcullis/workflows"
 	"portcullis.dev/portcullis/workflows/contract"
 	"portcullis.dev/portcullis/workflows/internal/harness"
@@ -184,5 +188,46 @@ func hold(t *testing.T, w *world.World, in contract.HoldInput) {
 	env.ExecuteWorkflow(contract.HoldWorkflow, in)
 	if err := env.GetWorkflowError(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Whoever cancels an operation, at whatever activity, finds it cancelled and not failed.
+func TestCancelled(t *testing.T) {
+	for name, in := range map[string]func(*world.World) any{
+		contract.PlanWorkflow:      func(w *world.World) any { return contract.RolloutInput{Pipeline: w.Pipeline} },
+		contract.InventoryWorkflow: func(*world.World) any { return contract.InventoryInput{} },
+		contract.ProbeWorkflow:     func(w *world.World) any { return contract.ProbeInput{Pipeline: w.Pipeline} },
+		contract.AgentWorkflow:     func(*world.World) any { return contract.AgentInput{Action: contract.AgentInstall, All: true} },
+		contract.PreflightWorkflow: func(*world.World) any { return contract.PreflightInput{All: true} },
+		contract.PlanMigrationWorkflow: func(*world.World) any {
+			return contract.PlanMigrationInput{Cluster: "dev-0-0", Target: preflight.Target{Version: "v3.28.5"}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := 0; ; n++ {
+				w, env := two(), harness.Environment()
+				var asked atomic.Int64
+				w.Hook = func(ctx context.Context, _, _ string) error {
+					if asked.Add(1) == int64(n)+1 {
+						env.CancelWorkflow()
+						<-ctx.Done()
+					}
+					return ctx.Err()
+				}
+				workflows.Register(env)
+				w.Register(env)
+				env.ExecuteWorkflow(name, in(w))
+				err := env.GetWorkflowError()
+				if asked.Load() <= int64(n) {
+					if n == 0 || err != nil {
+						t.Errorf("after %d activities: %v", n, err)
+					}
+					return
+				}
+				if !temporal.IsCanceledError(err) {
+					t.Errorf("cancelled at activity %d: %v", n, err)
+				}
+			}
+		})
 	}
 }

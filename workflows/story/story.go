@@ -52,8 +52,11 @@ func Reason(err error) string {
 }
 
 // Final turns any error into one that says, with its errs type, why the
-// workflow was refused.
+// workflow was refused. A cancellation stays one, for Temporal to show as such.
 func Final(err error) error {
+	if temporal.IsCanceledError(err) {
+		return temporal.NewCanceledError()
+	}
 	kind := errs.TypeOf(err)
 	if kind == "" {
 		kind = errs.TypeFailed

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,11 +62,15 @@ func TestPreflight(t *testing.T) {
 
 // A preflight that nobody waits for any more is cancelled.
 func TestInterruptedPreflight(t *testing.T) {
+	begun := time.Now()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	seen := make(chan drive.Run, 1)
 	go func() {
-		for ; ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
-			if runs, err := p.Runs(ctx, `WorkflowType="Preflight" AND ExecutionStatus="Running"`); err == nil && len(runs) > 0 {
+		for ; ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
+			runs, err := p.Runs(ctx, `WorkflowType="Preflight" AND ExecutionStatus="Running"`)
+			if i := slices.IndexFunc(runs, func(r drive.Run) bool { return r.StartTime.After(begun) }); err == nil && i >= 0 {
+				seen <- runs[i]
 				cancel()
 			}
 		}
@@ -72,15 +78,16 @@ func TestInterruptedPreflight(t *testing.T) {
 	r, err := p.CLI(ctx, "preflight", "prod")
 	must(t, err)
 	if r.Code != 130 || !strings.HasSuffix(r.Stderr, "portcullis: interrupted\n") {
-		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+		t.Fatalf("exit %d: %s", r.Code, r.Stderr)
 	}
+	run := <-seen
 	drivetest.Eventually(t, 30*time.Second, "the preflight to be cancelled", func() string {
-		runs, err := p.Runs(t.Context(), `WorkflowType="Preflight" AND ExecutionStatus="Canceled"`)
+		runs, err := p.Runs(t.Context(), fmt.Sprintf(`WorkflowId=%q AND ExecutionStatus="Canceled"`, run.Execution.WorkflowID))
 		if err != nil {
 			return err.Error()
 		}
 		if len(runs) == 0 {
-			return "none was"
+			return run.Execution.WorkflowID + " was not"
 		}
 		return ""
 	})
