@@ -143,9 +143,7 @@ func (c *correction) look(ctx workflow.Context, gate *contract.GateState) error 
 		c.note(ctx, fmt.Sprintf("what there is to correct has changed from %s to %s", call.Short(before), call.Short(hash)))
 	}
 	for _, gone := range approval.Renew(gate, c.people(), contract.Evidence{Environment: gate.Environment, Hash: hash}) {
-		c.became(ctx, contract.AuditEntry{
-			What: contract.AuditVoid, Environment: gate.Environment, By: gone.Vote.By, Via: gone.Vote.Via, Known: gone.Vote.Known, Why: gone.Why, Evidence: gone.Vote.Evidence,
-		})
+		c.became(ctx, orders.Voided(gate.Environment, gone))
 		c.note(ctx, "void: the approval of "+gone.Vote.By+": "+gone.Why)
 	}
 	c.state.Gate = gate
@@ -295,14 +293,7 @@ func (e *ended) Error() string { return e.line }
 
 func (c *correction) opened(ctx workflow.Context) {
 	gate := c.state.Gate
-	who := make([]string, len(gate.Votes))
-	for i, v := range gate.Votes {
-		who[i] = v.By
-	}
-	c.became(ctx, contract.AuditEntry{
-		What: contract.AuditOpened, Environment: gate.Environment, Evidence: gate.Evidence.Hash,
-		Why: fmt.Sprintf("%d of %s: %s", c.counted(), story.Count(gate.Required, "approval"), story.Some(who, len(who))),
-	})
+	c.became(ctx, orders.Opened(gate, c.counted()))
 	c.state.Gate = nil
 	c.note(ctx, "gate open, evidence "+call.Short(gate.Evidence.Hash))
 }

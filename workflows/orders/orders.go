@@ -2,6 +2,7 @@
 package orders
 
 import (
+	"fmt"
 	"strings"
 
 	"go.temporal.io/sdk/log"
@@ -10,6 +11,7 @@ import (
 	"portcullis.dev/portcullis/activities/errs"
 	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/story"
 )
 
 // Answer sets an update with a result. May says why it is refused; it is asked again inside
@@ -62,6 +64,26 @@ func Tell(ctx workflow.Context, log log.Logger, e contract.AuditEntry) {
 	workflow.GetMetricsHandler(ctx).WithTags(map[string]string{
 		"what": e.What, "via": string(approval.Via(e.Via)), "outcome": outcome,
 	}).Counter("portcullis_decisions_total").Inc(1)
+}
+
+// Opened is how it stands in the audit log that a gate was opened: by whom, of whom so many
+// count.
+func Opened(gate *contract.GateState, counted int) contract.AuditEntry {
+	who := make([]string, len(gate.Votes))
+	for i, v := range gate.Votes {
+		who[i] = v.By
+	}
+	return contract.AuditEntry{
+		What: contract.AuditOpened, Environment: gate.Environment, Evidence: gate.Evidence.Hash,
+		Why: fmt.Sprintf("%d of %s: %s", counted, story.Count(gate.Required, "approval"), story.Some(who, len(who))),
+	}
+}
+
+// Voided is how it stands in the audit log that an approval of an environment counts no more.
+func Voided(environment string, gone approval.Void) contract.AuditEntry {
+	e := approval.Entry(contract.AuditVoid, gone.Vote, nil)
+	e.Environment, e.Why = environment, gone.Why
+	return e
 }
 
 // Drain waits for update handlers, so that none is cut off without an answer.

@@ -10,6 +10,7 @@ import (
 	"portcullis.dev/portcullis/workflows/approval"
 	"portcullis.dev/portcullis/workflows/call"
 	"portcullis.dev/portcullis/workflows/contract"
+	"portcullis.dev/portcullis/workflows/orders"
 	"portcullis.dev/portcullis/workflows/planning"
 	"portcullis.dev/portcullis/workflows/story"
 )
@@ -54,26 +55,17 @@ func (r *rollout) renew(ctx workflow.Context, e contract.Evidence) {
 
 // lose tells of an approval that counts no more.
 func (r *rollout) lose(ctx workflow.Context, gone approval.Void) {
-	v := gone.Vote
-	if v.Evidence == r.state.Gate.Evidence.Hash {
-		r.note(ctx, r.state.Gate.Environment, "void: the approval of "+v.By+": "+gone.Why)
+	gate := r.state.Gate
+	if gone.Vote.Evidence == gate.Evidence.Hash {
+		r.note(ctx, gate.Environment, "void: the approval of "+gone.Vote.By+": "+gone.Why)
 	}
-	r.became(ctx, contract.AuditEntry{
-		What: contract.AuditVoid, Environment: r.state.Gate.Environment, By: v.By, Via: v.Via, Known: v.Known, Why: gone.Why, Evidence: v.Evidence,
-	})
+	r.became(ctx, orders.Voided(gate.Environment, gone))
 }
 
 // opened tells that the gate is open, and who opened it.
 func (r *rollout) opened(ctx workflow.Context) {
 	gate := r.state.Gate
-	who := make([]string, len(gate.Votes))
-	for i, v := range gate.Votes {
-		who[i] = v.By
-	}
-	r.became(ctx, contract.AuditEntry{
-		What: contract.AuditOpened, Environment: gate.Environment, Evidence: gate.Evidence.Hash,
-		Why: fmt.Sprintf("%d of %s: %s", r.counted(), story.Count(gate.Required, "approval"), story.Some(who, len(who))),
-	})
+	r.became(ctx, orders.Opened(gate, r.counted()))
 	r.note(ctx, gate.Environment, "gate open, evidence "+call.Short(gate.Evidence.Hash))
 }
 
