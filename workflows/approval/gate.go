@@ -13,14 +13,8 @@ import (
 // Approve says under which name, and for which evidence, an approval counts at an
 // open gate, or why it does not.
 func Approve(g *contract.GateState, people []contract.Person, d contract.Decision, now time.Time) (contract.Decision, error) {
-	d, err := Sign(people, d)
+	d, err := heard(g, people, d)
 	if err != nil {
-		return d, err
-	}
-	if err := meant(g, d); err != nil {
-		return d, err
-	}
-	if err := stranger(g, people, d); err != nil {
 		return d, err
 	}
 	if reason := entitled(g.Voters, g.Environment, people, d.By, true); reason != "" {
@@ -48,14 +42,8 @@ func Approve(g *contract.GateState, people []contract.Person, d contract.Decisio
 // not. Who may approve may reject, and so may those who are excluded: what somebody
 // started or wrote they can always take back.
 func Reject(g *contract.GateState, people []contract.Person, d contract.Decision, now time.Time) (contract.Decision, error) {
-	d, err := Sign(people, d)
+	d, err := heard(g, people, d)
 	if err != nil {
-		return d, err
-	}
-	if err := meant(g, d); err != nil {
-		return d, err
-	}
-	if err := stranger(g, people, d); err != nil {
 		return d, err
 	}
 	if g.Voters == nil || excluded(g.Voters, d.By) == nil {
@@ -108,20 +96,20 @@ func Signed(people []contract.Person, d contract.Decision) contract.Decision {
 	return d
 }
 
-func meant(g *contract.GateState, d contract.Decision) error {
-	if d.Environment != "" && d.Environment != g.Environment {
-		return errs.Conflict("the gate that waits is that of %s, and not of %s", g.Environment, d.Environment)
+// heard is Sign for a decision about this gate, whatever it is. A Slack user whom nobody
+// named is refused where everyone may decide: everyone in Slack is more than that is meant
+// for, and has a second name elsewhere.
+func heard(g *contract.GateState, people []contract.Person, d contract.Decision) (contract.Decision, error) {
+	d, err := Sign(people, d)
+	switch {
+	case err != nil:
+		return d, err
+	case d.Environment != "" && d.Environment != g.Environment:
+		return d, errs.Conflict("the gate that waits is that of %s, and not of %s", g.Environment, d.Environment)
+	case g.Voters != nil && g.Voters.Anyone && d.Known == contract.KnownSlack && find(people, d.By) == nil:
+		return d, errs.NotEntitled("%s may not decide about %s: nobody in spec.people has this Slack user", d.By, g.Environment)
 	}
-	return nil
-}
-
-// stranger refuses a Slack user whom nobody named where everyone may decide:
-// everyone in Slack is more than that is meant for, and has a second name elsewhere.
-func stranger(g *contract.GateState, people []contract.Person, d contract.Decision) error {
-	if g.Voters != nil && g.Voters.Anyone && d.Known == contract.KnownSlack && find(people, d.By) == nil {
-		return errs.NotEntitled("%s may not decide about %s: nobody in spec.people has this Slack user", d.By, g.Environment)
-	}
-	return nil
+	return d, nil
 }
 
 func voteOf(g *contract.GateState, people []contract.Person, name string) int {
