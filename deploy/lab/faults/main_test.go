@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/substrate"
+	"portcullis.dev/portcullis/deploy/lab/internal/topology"
 )
 
 // wanted is set for these tests to run: they break the lab that is up.
@@ -56,9 +57,19 @@ func run(m *testing.M) (int, error) {
 	if stateDir = os.Getenv("PORTCULLIS_LAB_DIR"); stateDir == "" {
 		stateDir = "/var/lib/portcullis-lab"
 	}
+	dir, err := os.MkdirTemp("", "portcullis-faults-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	// The lab itself brings the sample policies where there is no Fleet to do it.
+	file, err := topology.WithoutFleet(cluster, dir)
+	if err != nil {
+		return 1, err
+	}
 	ctx := context.Background()
 	begun := time.Now()
-	if out, err := command(ctx, "lab", "up", "--topology", cluster); err != nil {
+	if out, err := command(ctx, "lab", "up", "--topology", file); err != nil {
 		return 1, fmt.Errorf("%w\n%s", err, out)
 	}
 	fmt.Printf("the lab is up after %s\n", time.Since(begun).Round(time.Second))

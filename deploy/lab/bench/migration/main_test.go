@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/yaml"
 
 	"portcullis.dev/portcullis/deploy/lab/internal/drive"
 	"portcullis.dev/portcullis/deploy/lab/internal/drive/drivetest"
@@ -118,13 +117,8 @@ func topologyFile(b *testing.B, fleet bool) string {
 	if fleet {
 		return cluster
 	}
-	t, err := topology.Load(cluster)
+	file, err := topology.WithoutFleet(cluster, b.TempDir())
 	must(b, err)
-	t.Fleet = &fleet
-	text, err := yaml.Marshal(t)
-	must(b, err)
-	file := filepath.Join(b.TempDir(), "topology.yaml")
-	must(b, os.WriteFile(file, text, 0o600))
 	return file
 }
 

@@ -6,6 +6,7 @@ import (
 	"embed"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -110,6 +111,21 @@ func Load(nameOrPath string) (Topology, error) {
 		return Topology{}, fmt.Errorf("topology %s: %w", nameOrPath, err)
 	}
 	return t, nil
+}
+
+// WithoutFleet writes a topology into a folder as one that has no Fleet, and names the file.
+func WithoutFleet(nameOrPath, dir string) (string, error) {
+	t, err := Load(nameOrPath)
+	if err != nil {
+		return "", err
+	}
+	t.Fleet = new(bool)
+	text, err := yaml.Marshal(t)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "topology.yaml")
+	return file, os.WriteFile(file, text, 0o600)
 }
 
 // Parse reads a topology strictly, fills in defaults and validates it.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -62,6 +63,14 @@ func TestLoad(t *testing.T) {
 	}
 	if top, err = Load(""); err != nil || top.Plan().NoFleet {
 		t.Errorf("the default: %+v, %v", top, err)
+	}
+	if file, err = WithoutFleet("canal", t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	with, _ := Load("canal")
+	top, err = Load(file)
+	if with.Fleet = top.Fleet; err != nil || !top.Plan().NoFleet || !reflect.DeepEqual(top, with) {
+		t.Errorf("canal without Fleet: %+v, %v", top, err)
 	}
 	if _, err := Load("nowhere"); err == nil || !strings.Contains(err.Error(), "canal-single, canal, default") {
 		t.Errorf("got %v, want the names there are", err)
