@@ -1,8 +1,6 @@
 package audit
 
 import (
-	"context"
-	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -92,12 +90,5 @@ func (m *metrics) count(activity string, err *error) {
 		return
 	}
 	*err = errs.FromRancher(*err)
-	kind := errs.TypeOf(*err)
-	switch {
-	case errors.Is(*err, context.Canceled):
-		kind = "Canceled"
-	case kind == "":
-		kind = "Other"
-	}
-	m.failures.WithLabelValues(activity, kind).Inc()
+	m.failures.WithLabelValues(activity, errs.Label(*err)).Inc()
 }

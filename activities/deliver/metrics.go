@@ -1,8 +1,6 @@
 package deliver
 
 import (
-	"context"
-	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -81,14 +79,8 @@ func (m *metrics) observe(phase string, since time.Time, err error) {
 }
 
 func outcome(err error) string {
-	switch {
-	case err == nil:
+	if err == nil {
 		return "done"
-	case errors.Is(err, context.Canceled):
-		return "Canceled"
 	}
-	if t := errs.TypeOf(err); t != "" {
-		return t
-	}
-	return "Other"
+	return errs.Label(err)
 }

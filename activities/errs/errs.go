@@ -3,6 +3,8 @@
 package errs
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -112,6 +114,14 @@ func TypeOf(err error) string {
 		return app.Type()
 	}
 	return ""
+}
+
+// Label is what a metric calls err: its type, Canceled, or Other where it has none.
+func Label(err error) string {
+	if errors.Is(err, context.Canceled) {
+		return "Canceled"
+	}
+	return cmp.Or(TypeOf(err), "Other")
 }
 
 // Message returns the innermost message that was meant for people.

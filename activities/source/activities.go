@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"sync"
 
@@ -57,14 +56,7 @@ func (a *Activities) count(activity string, err *error) {
 		return
 	}
 	*err = errs.FromRancher(*err)
-	kind := errs.TypeOf(*err)
-	switch {
-	case errors.Is(*err, context.Canceled):
-		kind = "Canceled"
-	case kind == "":
-		kind = "Other"
-	}
-	a.failures.WithLabelValues(activity, kind).Inc()
+	a.failures.WithLabelValues(activity, errs.Label(*err)).Inc()
 }
 
 // Resolve finds the full commit that a ref means, and that it is on the branch.
