@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"io"
 	"os/signal"
 	"syscall"
 
@@ -19,44 +20,26 @@ func (a *app) nodeCommand() *cobra.Command {
 		Use:   "node",
 		Short: "The agent's side: what the daemon runs on a node",
 		Long:  "What the daemon runs inside the agent's pod on a node. People do not need these verbs.",
-	}, a.nodeReach(), a.nodePreflight(), a.nodeCNI(), a.nodeIdle())
+	},
+		a.nodeVerb("reach", "Read a request from standard input, probe, and write results to standard output", wire.Serve),
+		a.nodeVerb("preflight", "Read requests from standard input, measure the node, and write facts to standard output", node.Serve),
+		a.nodeVerb("cni", "Read a request of a migration from standard input, do it, and write the reply to standard output",
+			func(ctx context.Context, in io.Reader, out io.Writer) error {
+				return cni.Serve(ctx, in, out, cni.Host{})
+			}),
+		a.nodeIdle())
 }
 
-func (a *app) nodeReach() *cobra.Command {
+// nodeVerb answers standard input on standard output; a hangup, too, ends it.
+func (a *app) nodeVerb(use, short string, serve func(context.Context, io.Reader, io.Writer) error) *cobra.Command {
 	return &cobra.Command{
-		Use:   "reach",
-		Short: "Read a request from standard input, probe, and write results to standard output",
+		Use:   use,
+		Short: short,
 		Args:  cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
 			defer stop()
-			return wire.Serve(ctx, a.Stdin, a.Stdout)
-		}),
-	}
-}
-
-func (a *app) nodePreflight() *cobra.Command {
-	return &cobra.Command{
-		Use:   "preflight",
-		Short: "Read requests from standard input, measure the node, and write facts to standard output",
-		Args:  cobra.NoArgs,
-		RunE: a.run(func(ctx context.Context, _ []string) error {
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
-			defer stop()
-			return node.Serve(ctx, a.Stdin, a.Stdout)
-		}),
-	}
-}
-
-func (a *app) nodeCNI() *cobra.Command {
-	return &cobra.Command{
-		Use:   "cni",
-		Short: "Read a request of a migration from standard input, do it, and write the reply to standard output",
-		Args:  cobra.NoArgs,
-		RunE: a.run(func(ctx context.Context, _ []string) error {
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
-			defer stop()
-			return cni.Serve(ctx, a.Stdin, a.Stdout, cni.Host{})
+			return serve(ctx, a.Stdin, a.Stdout)
 		}),
 	}
 }
