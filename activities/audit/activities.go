@@ -6,10 +6,10 @@ import (
 	"time"
 
 	fleet "github.com/rancher/fleet/pkg/apis/fleet.cattle.io/v1alpha1"
-	"go.temporal.io/sdk/activity"
 	"k8s.io/client-go/rest"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/pace"
 	"portcullis.dev/portcullis/rancher"
 	"portcullis.dev/portcullis/rancher/drift"
 )
@@ -169,7 +169,7 @@ func (a *Activities) deliveries(ctx context.Context, u drift.Unit, beat *beat) (
 			return found, nil
 		}
 		beat.waiting("Fleet's view of " + u.GitRepo)
-		if err := sleep(ctx, a.beforeRecheck); err != nil {
+		if err := pace.Sleep(ctx, a.beforeRecheck); err != nil {
 			return nil, err
 		}
 	}
@@ -239,49 +239,24 @@ func (a *Activities) Record(_ context.Context, in Tally) error {
 	return nil
 }
 
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
-
 // beat heartbeats how far a batch is.
 type beat struct {
 	mu       sync.Mutex
 	progress Progress
-	ended    chan struct{}
-	running  sync.WaitGroup
+	stop     func()
 }
 
 func newBeat(ctx context.Context, total int) *beat {
-	b := &beat{progress: Progress{Phase: "auditing", Total: total}, ended: make(chan struct{})}
-	b.running.Go(func() {
-		tick := time.NewTicker(heartbeatEvery)
-		defer tick.Stop()
-		for {
-			if activity.IsActivity(ctx) {
-				b.mu.Lock()
-				p := b.progress
-				b.mu.Unlock()
-				activity.RecordHeartbeat(ctx, p)
-			}
-			select {
-			case <-b.ended:
-				return
-			case <-tick.C:
-			}
-		}
-	})
+	b := &beat{progress: Progress{Phase: "auditing", Total: total}}
+	b.stop = pace.Heartbeat(ctx, heartbeatEvery, b.soFar)
 	return b
 }
 
-func (b *beat) stop() { close(b.ended); b.running.Wait() }
+func (b *beat) soFar() Progress {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.progress
+}
 
 func (b *beat) done() {
 	b.mu.Lock()

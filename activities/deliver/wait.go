@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/pace"
 	"portcullis.dev/portcullis/rancher"
 )
 
@@ -98,7 +99,8 @@ func (w *wait) loop(ctx context.Context, look func() (bool, error)) error {
 		if done, err := look(); done || err != nil {
 			return err
 		}
-		if err := rest(ctx, max(w.a.timings.quiet, 4*time.Since(began))); err != nil {
+		// A burst of events may pass before the next look.
+		if err := pace.Sleep(ctx, min(max(w.a.timings.quiet, 4*time.Since(began)), time.Second)); err != nil {
 			return err
 		}
 		select {
@@ -112,18 +114,6 @@ func (w *wait) loop(ctx context.Context, look func() (bool, error)) error {
 			w.ask(ctx)
 			w.tell(ctx, w.counted, w.progress.Waiting)
 		}
-	}
-}
-
-// rest lets a burst of events pass before the next look.
-func rest(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(min(d, time.Second))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
 	}
 }
 

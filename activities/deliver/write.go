@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/pace"
 	"portcullis.dev/portcullis/rancher"
 )
 
@@ -45,7 +46,7 @@ func (a *Activities) mutate(ctx context.Context, name string, decide change) (*f
 		if err == nil || rancher.KindOf(err) != rancher.KindConflict {
 			return written, err
 		}
-		if rerr := rest(ctx, time.Duration(attempt+1)*50*time.Millisecond); rerr != nil {
+		if rerr := pace.Sleep(ctx, time.Duration(attempt+1)*50*time.Millisecond); rerr != nil {
 			return nil, rerr
 		}
 	}

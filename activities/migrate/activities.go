@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/pace"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/probes/migration"
 )
@@ -202,7 +203,7 @@ func resumed(ctx context.Context, now time.Time) time.Time {
 }
 
 func (r *run) make(ctx context.Context, what func(*run, context.Context) error) (*StepResult, error) {
-	stop := r.beat(ctx)
+	stop := pace.Heartbeat(ctx, heartbeatEvery, r.soFar)
 	defer stop()
 	err := what(r, ctx)
 	if ctx.Err() != nil {
@@ -228,29 +229,10 @@ func (r *run) classify(err error) error {
 	return verify.Classify(r.in.Cluster.Name, err)
 }
 
-// beat heartbeats the progress until stop is called.
-func (r *run) beat(ctx context.Context) (stop func()) {
-	if !activity.IsActivity(ctx) {
-		return func() {}
-	}
-	done := make(chan struct{})
-	var running sync.WaitGroup
-	running.Go(func() {
-		tick := time.NewTicker(heartbeatEvery)
-		defer tick.Stop()
-		for {
-			r.mu.Lock()
-			p := r.progress
-			r.mu.Unlock()
-			activity.RecordHeartbeat(ctx, p)
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-			}
-		}
-	})
-	return func() { close(done); running.Wait() }
+func (r *run) soFar() Progress {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.progress
 }
 
 func (r *run) note(phase string, ready, total int, waiting string) {

@@ -9,11 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"go.temporal.io/sdk/activity"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/pace"
 	"portcullis.dev/portcullis/activities/verify"
 	"portcullis.dev/portcullis/probes/dialogue"
 	"portcullis.dev/portcullis/probes/migration"
@@ -94,7 +94,7 @@ func (a *Activities) CheckNode(ctx context.Context, in NodeInput) (*preflight.Re
 	if err != nil {
 		return nil, err
 	}
-	stop := r.beat(ctx)
+	stop := pace.Heartbeat(ctx, heartbeatEvery, r.soFar)
 	defer stop()
 	report, err := r.checkNode(ctx, in.Node)
 	if err != nil {
@@ -129,7 +129,7 @@ func (a *Activities) look(ctx context.Context, in Input) (*found, error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := r.beat(ctx)
+	stop := pace.Heartbeat(ctx, heartbeatEvery, r.soFar)
 	defer stop()
 	found, err := r.check(ctx)
 	if err != nil {
@@ -171,29 +171,10 @@ func (r *run) note(phase string, ready, total int) {
 	r.progress = Progress{Phase: phase, Ready: ready, Total: total, Cluster: r.in.Cluster.Name, StartedAt: r.started}
 }
 
-// beat heartbeats the progress until stop is called.
-func (r *run) beat(ctx context.Context) (stop func()) {
-	if !activity.IsActivity(ctx) {
-		return func() {}
-	}
-	done := make(chan struct{})
-	var running sync.WaitGroup
-	running.Go(func() {
-		tick := time.NewTicker(heartbeatEvery)
-		defer tick.Stop()
-		for {
-			r.mu.Lock()
-			p := r.progress
-			r.mu.Unlock()
-			activity.RecordHeartbeat(ctx, p)
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-			}
-		}
-	})
-	return func() { close(done); running.Wait() }
+func (r *run) soFar() Progress {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.progress
 }
 
 func (r *run) check(ctx context.Context) (*found, error) {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/pace"
 )
 
 const (
@@ -264,7 +265,7 @@ func (w *wait) until(ctx context.Context, look func(context.Context) (waiting st
 		if activity.IsActivity(ctx) {
 			activity.RecordHeartbeat(ctx, Progress{Phase: "agent", Waiting: clipLine(waiting), StartedAt: w.started})
 		}
-		if err := sleep(ctx, pollEvery); err != nil {
+		if err := pace.Sleep(ctx, pollEvery); err != nil {
 			return err
 		}
 	}

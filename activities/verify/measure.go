@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"portcullis.dev/portcullis/activities/errs"
+	"portcullis.dev/portcullis/activities/pace"
 	"portcullis.dev/portcullis/probes"
 )
 
@@ -143,7 +144,7 @@ func (m *measurement) run(ctx context.Context) (*probes.Evidence, error) {
 			// What carries a session may cut it when nothing is said for long.
 			p.close()
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := pace.Sleep(ctx, pause); err != nil {
 			return nil, err
 		}
 	}
@@ -165,7 +166,7 @@ func (m *measurement) open(ctx context.Context) (*connection, *view, error) {
 		if m.window.Expired(m.now()) {
 			return nil, nil, last
 		}
-		if err := sleep(ctx, retryEvery); err != nil {
+		if err := pace.Sleep(ctx, retryEvery); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -441,15 +442,4 @@ func token() string {
 	// It never fails; were it not random, two measurements at once could hear each other's datagrams.
 	_, _ = rand.Read(b)
 	return hex.EncodeToString(b)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
